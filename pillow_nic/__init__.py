@@ -1,0 +1,118 @@
+"""A neural image format for Pillow: importing this package makes `Image.open` and `Image.save` know `.nic`.
+
+    import pillow_nic
+    from PIL import Image
+
+    Image.open("photo.png").save("photo.nic", quality=0.3)
+    Image.open("photo.nic").show()
+
+Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file, `decode(data)` the array and
+`read_header(data)` what stands in the header.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
+
+    from .codec import decode, encode
+    from .container import Header
+    from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BitstreamError",
+    "NicError",
+    "TruncatedError",
+    "UnsupportedModelError",
+    "WeightsError",
+    "decode",
+    "encode",
+    "read_header",
+    "register",
+    "unregister",
+]
+
+_LAZY = {
+    "encode": "codec",
+    "decode": "codec",
+    "BitstreamError": "errors",
+    "NicError": "errors",
+    "TruncatedError": "errors",
+    "UnsupportedModelError": "errors",
+    "WeightsError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to load: only who encodes or decodes shall wait for it.
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def read_header(source: bytes | bytearray | memoryview | IO[bytes]) -> Header:
+    """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy."""
+    from .container import parse_header
+
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    return parse_header(source.read)
+
+
+# Pillow's hooks. They load the plugin with the first .nic file that is opened or saved: what it imports,
+# PIL.ImageFile and dataclasses, would take most of the 10 ms that this package may add to PIL.Image's.
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(b"\x89NIC\r\n\x1a\n")
+
+
+def _open(fp: IO[bytes], filename: str | bytes) -> ImageFile.ImageFile:
+    from .NicImagePlugin import NicImageFile
+
+    return NicImageFile(fp, filename)
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .NicImagePlugin import save
+
+    save(im, fp, filename)
+
+
+def register() -> None:
+    """Make Pillow open and save `.nic` files. Importing the package does it; again changes nothing."""
+    Image.register_open("NIC", _open, _accept)
+    Image.register_save("NIC", _save)
+    Image.register_extension("NIC", ".nic")
+    Image.register_mime("NIC", "image/x-nic")
+
+
+def unregister() -> None:
+    """Take `.nic` out of Pillow again; images that are open already can still be loaded."""
+    if "NIC" in Image.ID:
+        Image.ID.remove("NIC")
+    for registry, key in (
+        (Image.OPEN, "NIC"),
+        (Image.SAVE, "NIC"),
+        (Image.EXTENSION, ".nic"),
+        (Image.MIME, "NIC"),
+    ):
+        registry.pop(key, None)
+
+
+register()

@@ -1,0 +1,260 @@
+"""Pixels ↔ the bytes of a file: the whole pipeline.
+
+Encoding: colour planes → latent (analysis, tile by tile with a halo) → for each tile hyper-latent, table numbers and symbols →
+one stream per layer and tile → container. Decoding is the same backwards; every symbol is decoded, on the CPU, before any
+float network runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import colour, container, weights
+from .container import Container, Header
+from .entropy import SymbolReader, SymbolWriter
+from .entropy_model import Coder, SymbolDecoder, SymbolEncoder, code_groups
+from .entropy_tables import MAX_SYMBOL
+from .errors import BitstreamError, UnsupportedModelError
+from .integer_net import DELTA_OCTAVE, RATE_POINT_BITS
+from .metadata import Metadata
+from .network import HYPER, PATCH
+from .quality import DEFAULT_QUALITY, parse_quality, rate_point
+from .tiling import tiles
+from .weights import Model
+
+TILE_LOG2 = 10
+# A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
+SMALL = 128 * 128
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def encode(
+    pixels: Pixels,
+    *,
+    quality: float = DEFAULT_QUALITY,
+    layers: int | None = None,
+    width: int | None = None,
+    metadata: Metadata | None = None,
+    model: str = weights.DEFAULT_MODEL,
+    device: str | None = None,
+) -> bytes:
+    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file.
+
+    ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``layers``: how many layers the file has, 1 … number of
+    groups (default: all that the width carries, one for a picture of up to 16384 pixels). ``width``: width of the networks,
+    1 … number of widths. ValueError for options or shapes out of range.
+    """
+    point = rate_point(parse_quality(quality))
+    colours, alpha = colour.split_alpha(pixels)
+    if alpha is not None:
+        colours = colour.fill_transparent(colours, alpha)
+    loaded = weights.load(model, weights.pick_device(device))
+    header = _header(loaded, pixels, point, layers, width)
+    with torch.inference_mode():
+        y = _analyse(loaded, colours, header)
+        by_tile = [
+            _encode_tile(loaded, y[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop], header)
+            for t in tiles(y.shape[2], y.shape[3], header.tile_size // PATCH)
+        ]
+    streams = [list(layer) for layer in zip(*by_tile, strict=True)]
+    # Layers that came out empty say nothing that the predicted means do not: a shorter file decodes to the same picture.
+    while len(streams) > 1 and not any(streams[-1]):
+        streams.pop()
+    header = replace(header, layer_ends=header.layer_ends[: len(streams)])
+    chunks = metadata.to_chunks() if metadata is not None else {}
+    if alpha is not None:
+        chunks["ALPH"] = colour.encode_alpha(alpha)
+    return container.dump(Container(header, chunks, streams))
+
+
+def decode(data: bytes, *, layers: int | None = None, device: str | None = None, partial: bool = False) -> Pixels:
+    """Decode a ``.nic`` file to uint8 pixels in the shape that its mode has: H×W, H×W×2, H×W×3 or H×W×4.
+
+    ``layers``: decode only the first so many. ``partial``: of a cut file, decode the layers that are whole. BitstreamError
+    (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not installed.
+    """
+    parsed = container.parse(data, layers=layers, partial=partial)
+    header = parsed.header
+    loaded = _model_for(header, device)
+    alpha = None
+    if "ALPH" in parsed.chunks:
+        alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
+    config = loaded.config
+    shown = config.widths[header.width_index].groups
+    height, width = _latent_size(header)
+    grid = list(tiles(height, width, header.tile_size // PATCH))
+    with torch.inference_mode():
+        y_hat = torch.empty(1, config.group_ends[shown - 1], height, width, device=loaded.device)
+        for number, t in enumerate(grid):
+            streams = [layer[number] for layer in parsed.streams]
+            size = (t.rows.stop - t.rows.start, t.columns.stop - t.columns.start)
+            y_hat[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop] = _decode_tile(
+                loaded, streams, header, size, shown
+            )
+        colours = _synthesise(loaded, y_hat, header)
+    return colour.join(colours, alpha, header.mode)
+
+
+def _header(model: Model, pixels: Pixels, point: int, layers: int | None, width: int | None) -> Header:
+    config = model.config
+    if width is not None and not 1 <= width <= len(config.widths):
+        raise ValueError(f"width must be from 1 to {len(config.widths)}, not {width}")
+    width_index = len(config.widths) - 1 if width is None else width - 1
+    groups = config.widths[width_index].groups
+    if layers is not None and not 1 <= layers <= groups:
+        raise ValueError(f"layers must be from 1 to {groups}, not {layers}")
+    height, breadth = pixels.shape[:2]
+    count = layers or (1 if height * breadth <= SMALL else groups)
+    mode = {2: "L"}.get(pixels.ndim) or {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+    ends = (*range(1, count), groups)
+    return Header(mode, breadth, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
+
+
+def _model_for(header: Header, device: str | None) -> Model:
+    """The model that a file was made for; UnsupportedModelError if this is not it, or cannot have made it."""
+    model = weights.load(header.model, weights.pick_device(device))
+    if model.hash != header.model_hash:
+        raise UnsupportedModelError(
+            f"file needs model {header.model!r} of hash {header.model_hash.hex()}; installed is {model.hash.hex()}"
+        )
+    config = model.config
+    if header.width_index >= len(config.widths) or header.groups > config.widths[header.width_index].groups:
+        raise BitstreamError(f"header: width {header.width_index} with {header.groups} groups is not in model {header.model!r}")
+    return model
+
+
+def _latent_size(header: Header) -> tuple[int, int]:
+    return -(-header.height // PATCH), -(-header.width // PATCH)
+
+
+def _position(model: Model, header: Header) -> Tensor:
+    """The rate point as a float position in 0 … rate_points − 1, shape (1,)."""
+    position = header.rate_point * (model.config.rate_points - 1) / (1 << RATE_POINT_BITS)
+    return torch.tensor([position], dtype=torch.float32, device=model.device)
+
+
+def _halo(model: Model) -> int:
+    """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3 convolutions."""
+    return model.config.blocks_16 + -(-model.config.blocks_8 // 2)
+
+
+def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
+    """Colours H×W×3 → latent (1, C, ⌈H/16⌉, ⌈W/16⌉), edges repeated up to whole patches."""
+    height, width = _latent_size(header)
+    position = _position(model, header)
+    channels = model.config.group_ends[model.config.widths[header.width_index].groups - 1]
+    y = torch.empty(1, channels, height, width, device=model.device)
+    for t in tiles(height, width, header.tile_size // PATCH, _halo(model)):
+        rows, columns = t.rows, t.columns
+        patch = colours[rows.outer_start * PATCH : rows.outer_stop * PATCH, columns.outer_start * PATCH : columns.outer_stop * PATCH]
+        x = torch.from_numpy(np.ascontiguousarray(patch)).to(model.device).permute(2, 0, 1)[None].float() / 255
+        x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
+        outer = model.network.g_a(x.contiguous(memory_format=torch.channels_last), position, header.width_index)
+        top, left = rows.start - rows.outer_start, columns.start - columns.outer_start
+        inner = outer[:, :, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+        y[:, :, rows.start : rows.stop, columns.start : columns.stop] = inner
+    return y
+
+
+def _synthesise(model: Model, y_hat: Tensor, header: Header) -> Pixels:
+    """Latent (1, C, h, w) → colours H×W×3 uint8."""
+    out: Pixels = np.empty((header.height, header.width, 3), np.uint8)
+    position = _position(model, header)
+    for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model)):
+        rows, columns = t.rows, t.columns
+        outer = y_hat[:, :, rows.outer_start : rows.outer_stop, columns.outer_start : columns.outer_stop]
+        x = model.network.g_s(outer.contiguous(memory_format=torch.channels_last), position, header.width_index)[0]
+        top, left = (rows.start - rows.outer_start) * PATCH, (columns.start - columns.outer_start) * PATCH
+        bottom = top + min(rows.stop * PATCH, header.height) - rows.start * PATCH
+        right = left + min(columns.stop * PATCH, header.width) - columns.start * PATCH
+        x = x[:, top:bottom, left:right].clamp(0, 1).mul(255).round().to(torch.uint8)
+        out[rows.start * PATCH : rows.start * PATCH + bottom - top, columns.start * PATCH : columns.start * PATCH + right - left] = (
+            x.permute(1, 2, 0).cpu().numpy()
+        )
+    return out
+
+
+def _hyper_indices(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Table numbers of hyper-latent symbols (Cz, h, w): one table per channel."""
+    return np.broadcast_to(np.arange(shape[0], dtype=np.uint16)[:, None, None], shape)
+
+
+def _run_groups(
+    model: Model, z: np.ndarray[Any, Any], header: Header, size: tuple[int, int], total: int,
+    make_coder: Callable[[Tensor, Tensor], Coder], coded: int,
+) -> Tensor:
+    """The loop over the groups, for both directions: hyper-latent symbols (Cz, h, w) → ŷ (1, C, *size).
+
+    ``make_coder`` gets the gains m and m' (1, C, 1, 1) with Δ included.
+    """
+    network, position = model.network, _position(model, header)
+    channels = model.config.group_ends[total - 1]
+    delta = header.delta / DELTA_OCTAVE
+    hyper_inverse = torch.exp2(network.hyper_gain(position)[1])[:, :, None, None]
+    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in network.gain(position))
+    z_hat = torch.from_numpy(z).to(model.device)[None].float() * hyper_inverse
+    features = network.features(z_hat)[:, :, : size[0], : size[1]]
+    coder = make_coder(torch.exp2(log2_gain - delta), torch.exp2(log2_inverse + delta))
+    return code_groups(network, features, position, coder, coded, total)
+
+
+def _encode_tile(model: Model, y: Tensor, header: Header) -> list[bytes]:
+    """Latent of one tile (1, C, h, w) → its stream of each layer."""
+    network, position = model.network, _position(model, header)
+    height, width = y.shape[2:]
+    z_gain = torch.exp2(network.hyper_gain(position)[0])[:, :, None, None]
+    z = torch.round(network.h_a(y, position) * z_gain)[0].clamp(-MAX_SYMBOL, MAX_SYMBOL).cpu().numpy().astype(np.int32)
+    numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, y.shape[1])[:, :height, :width]
+    coded = torch.from_numpy(model.tables.sizes[numbers] > 0).to(model.device)[None].float()
+    encoders: list[SymbolEncoder] = []
+
+    def make_coder(gain: Tensor, inverse: Tensor) -> SymbolEncoder:
+        encoders.append(SymbolEncoder(y, gain, inverse, coded, MAX_SYMBOL))
+        return encoders[0]
+
+    _run_groups(model, z, header, (height, width), header.groups, make_coder, header.groups)
+    symbols = encoders[0].symbols[0].cpu().numpy().astype(np.int32)
+    streams, group = [], 0
+    for end in header.layer_ends:
+        writer = SymbolWriter()
+        if group == 0:
+            writer.put(z, _hyper_indices(z.shape), model.hyper_tables)
+        for g in range(group, end):
+            part = slice(model.config.group_ends[g] - model.config.groups[g], model.config.group_ends[g])
+            writer.put(symbols[part], numbers[part], model.tables)
+        streams.append(writer.getvalue())
+        group = end
+    return streams
+
+
+def _decode_tile(model: Model, streams: list[bytes], header: Header, size: tuple[int, int], total: int) -> Tensor:
+    """Streams of one tile, one for each layer that is there → ŷ (1, C, *size); groups up to ``total`` that are not there
+    stand at their predicted means."""
+    config = model.config
+    coded = header.layer_ends[len(streams) - 1]
+    z_shape = (config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER))
+    symbols = np.zeros((config.group_ends[coded - 1], *size), np.int32)
+    z = numbers = None
+    group = 0
+    for stream, end in zip(streams, header.layer_ends, strict=False):
+        reader = SymbolReader(stream)
+        if z is None or numbers is None:
+            z = reader.get(_hyper_indices(z_shape), model.hyper_tables)
+            channels = config.group_ends[coded - 1]
+            numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)[:, : size[0], : size[1]]
+        for g in range(group, end):
+            part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
+            symbols[part] = reader.get(numbers[part], model.tables)
+        reader.finish()
+        group = end
+    assert z is not None  # a file has at least one layer
+    values = torch.from_numpy(symbols).to(model.device)[None].float()
+    return _run_groups(model, z, header, size, total, lambda _, inverse: SymbolDecoder(values, inverse[:, : values.shape[1]]), coded)

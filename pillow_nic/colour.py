@@ -1,0 +1,186 @@
+"""Picture modes: what a Pillow image is stored as, its pixels as colour planes and a lossless alpha plane."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image, WebPImagePlugin, features
+
+from .errors import BitstreamError
+
+_STORED = {
+    "1": "L",
+    "L": "L",
+    "LA": "LA",
+    "La": "LA",
+    "P": "RGB",
+    "PA": "RGBA",
+    "RGB": "RGB",
+    "RGBX": "RGB",
+    "RGBA": "RGBA",
+    "RGBa": "RGBA",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+}
+# Only these can have a transparent colour or palette beside their pixels (`im.info["transparency"]`).
+_CAN_BE_TRANSPARENT = ("1", "L", "P", "RGB")
+
+
+def storage_mode(pil_mode: str, has_transparency: bool) -> str:
+    """The mode, of RGB, RGBA, L and LA, that a file stores for a picture of a Pillow mode.
+
+    OSError for the modes of more than 8 bits, which are never cut to 8 silently.
+    """
+    if pil_mode.startswith("I") or pil_mode == "F":
+        raise OSError(
+            f"cannot write mode {pil_mode} as NIC: convert it to 8 bits first, "
+            "for example with im.point(...).convert('L')"
+        )
+    if pil_mode not in _STORED:
+        raise OSError(f"cannot write mode {pil_mode} as NIC")
+    mode = _STORED[pil_mode]
+    return mode + "A" if has_transparency and pil_mode in _CAN_BE_TRANSPARENT else mode
+
+
+def to_storage(im: Image.Image) -> Image.Image:
+    """The picture in its storage mode; the image itself if it has that mode already."""
+    mode = storage_mode(im.mode, im.has_transparency_data)
+    return im if im.mode == mode else im.convert(mode)
+
+
+def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels uint8 H×W or H×W×(2, 3, 4) -> colour H×W×3, grey replicated, and alpha H×W or None."""
+    if array.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, not {array.dtype}")
+    if array.ndim == 2:
+        array = array[..., None]
+    elif array.ndim != 3 or not 2 <= array.shape[2] <= 4:
+        raise ValueError(f"pixels must have the shape H×W or H×W×(2, 3 or 4), not {array.shape}")
+    colours = 1 if array.shape[2] < 3 else 3
+    if colours == 1:
+        rgb = np.repeat(array[..., :1], 3, axis=2)
+    else:
+        rgb = np.require(array[..., :3], requirements="CW")  # torch warns of arrays that are read-only
+    alpha = np.ascontiguousarray(array[..., -1]) if array.shape[2] > colours else None
+    return rgb, alpha
+
+
+def join(rgb: np.ndarray, alpha: np.ndarray | None, mode: str) -> np.ndarray:
+    """The pixels of a storage mode from colour uint8 H×W×3 and alpha H×W; grey is the rounded mean."""
+    if (alpha is not None) != mode.endswith("A"):
+        raise ValueError(f"mode {mode} {'needs an' if alpha is None else 'has no'} alpha plane")
+    if mode.startswith("RGB"):
+        return rgb if alpha is None else np.concatenate((rgb, alpha[..., None]), axis=2)
+    # A third never ends in .5, so + 1 rounds to the nearest.
+    grey = ((rgb.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
+    return grey if alpha is None else np.stack((grey, alpha), axis=2)
+
+
+# The alpha plane: one byte that names the representation, then
+_CONSTANT = 0  # the one value, 1 byte
+_DEFLATE = 1  # zlib over the rows, each minus the one above it (mod 256), the first as it is
+_WEBP = 2  # a lossless WebP file of a single VP8L chunk, grey = alpha
+
+_WEBP_SIDE = 16383  # the largest that WebP can hold
+
+
+def encode_alpha(alpha: np.ndarray) -> bytes:
+    """An alpha plane uint8 H×W as bytes, lossless, in the smallest of the representations."""
+    if (alpha == alpha[0, 0]).all():
+        return bytes((_CONSTANT, int(alpha[0, 0])))
+    differences = alpha.copy()
+    differences[1:] -= alpha[:-1]
+    found = [bytes((_DEFLATE,)) + zlib.compress(differences.tobytes(), 9)]
+    if max(alpha.shape) <= _WEBP_SIDE and features.check("webp"):
+        file = io.BytesIO()
+        Image.fromarray(alpha).save(file, "WEBP", lossless=True)
+        found.append(bytes((_WEBP,)) + file.getvalue())
+    return min(found, key=len)
+
+
+def decode_alpha(data: bytes, width: int, height: int) -> np.ndarray:
+    """The alpha plane uint8 H×W; BitstreamError for anything that is not one of exactly this size."""
+    kind, body = data[:1], data[1:]
+    if kind == bytes((_CONSTANT,)):
+        if len(body) != 1:
+            raise BitstreamError(f"alpha plane: {len(body)} bytes for the one value of a constant plane")
+        return np.full((height, width), body[0], np.uint8)
+    if kind == bytes((_DEFLATE,)):
+        return _inflate(body, width, height)
+    if kind == bytes((_WEBP,)):
+        return _decode_webp(body, width, height)
+    raise BitstreamError(f"alpha plane: unknown representation {kind.hex() or '(nothing)'}")
+
+
+def _inflate(body: bytes, width: int, height: int) -> np.ndarray:
+    stream = zlib.decompressobj()
+    try:
+        # One byte more than the plane, so that a longer stream is seen and never unpacked.
+        plane = stream.decompress(body, width * height + 1)
+    except zlib.error as error:
+        raise BitstreamError(f"alpha plane: {error}") from error
+    if len(plane) != width * height or not stream.eof or stream.unused_data:
+        raise BitstreamError(f"alpha plane: not the {width}×{height} values of the picture")
+    differences = np.frombuffer(plane, np.uint8).reshape(height, width)
+    return np.cumsum(differences, axis=0, dtype=np.uint8)
+
+
+def _decode_webp(body: bytes, width: int, height: int) -> np.ndarray:
+    # The size is read here, because the WebP decoder allocates its canvas before it tells the size.
+    bits = int.from_bytes(body[21:25], "little")
+    if body[:4] != b"RIFF" or body[8:16] != b"WEBPVP8L" or body[20:21] != b"\x2f":
+        raise BitstreamError("alpha plane: not a lossless WebP picture")
+    if ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1) != (width, height):
+        raise BitstreamError(f"alpha plane: not of the picture's size {width}×{height}")
+    if not features.check("webp"):
+        raise OSError("alpha plane: this build of Pillow cannot read WebP")
+    try:
+        # Not Image.open: its limit on pixels has been applied, to the picture itself, and the size is right.
+        plane = np.asarray(WebPImagePlugin.WebPImageFile(io.BytesIO(body)).convert("RGB"))[..., 0]
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise BitstreamError(f"alpha plane: {error}") from error
+    if plane.shape != (height, width):
+        raise BitstreamError(f"alpha plane: not of the picture's size {width}×{height}")
+    return np.ascontiguousarray(plane)
+
+
+def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours uint8 H×W×3 with those under alpha 0, which nobody sees, replaced by what costs least to code.
+
+    They continue the visible colours smoothly: a pyramid of means of the visible pixels going down, and of
+    interpolations into the holes going up ("pull-push").
+    """
+    visible = alpha != 0
+    if visible.all():
+        return rgb
+    if not visible.any():
+        return np.full_like(rgb, 128)
+    filled = rgb.copy()
+    for channel in range(3):  # one at a time: float planes of a large picture are large
+        smooth = _fill_holes(rgb[..., channel].astype(np.float32), visible)
+        filled[..., channel] = np.rint(smooth).astype(np.uint8)
+    return filled
+
+
+def _fill_holes(plane: np.ndarray, known: np.ndarray) -> np.ndarray:
+    if known.all():
+        return plane
+    height, width = known.shape
+    pad = ((0, height % 2), (0, width % 2))
+    blocks = (-(-height // 2), 2, -(-width // 2), 2)
+    count = np.pad(known, pad).reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
+    total = np.pad(plane * known, pad).reshape(blocks).sum(axis=(1, 3))
+    coarse = _fill_holes(total / np.maximum(count, 1), count > 0)
+    return np.where(known, plane, _double(_double(coarse).T).T[:height, :width])
+
+
+def _double(plane: np.ndarray) -> np.ndarray:
+    """Twice the rows, interpolated linearly between the old rows' centres."""
+    above = np.concatenate((plane[:1], plane[:-1]))
+    below = np.concatenate((plane[1:], plane[-1:]))
+    doubled = np.stack((0.75 * plane + 0.25 * above, 0.75 * plane + 0.25 * below), axis=1)
+    return doubled.reshape(-1, plane.shape[1])

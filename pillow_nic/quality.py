@@ -1,0 +1,29 @@
+"""The user's quality, and the rate point that stands in a file for it."""
+
+from __future__ import annotations
+
+import numbers
+
+DEFAULT_QUALITY = 0.5
+
+# The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
+TOP_RATE_POINT = 65535
+
+
+def parse_quality(value: object) -> float:
+    """The quality in [0, 1] that `value` means.
+
+    A float is taken as it is. An int from 2 to 100 is a percentage, because pipelines pass `quality=85`; 0
+    and 1 are the ends. ValueError for everything else, bool and NaN among it.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if 0 <= value <= 1:
+            return float(value)
+        if isinstance(value, numbers.Integral) and 2 <= value <= 100:
+            return int(value) / 100
+    raise ValueError(f"quality must be a float from 0 to 1 or an int from 2 to 100 (percent), not {value!r}")
+
+
+def rate_point(quality: float) -> int:
+    """The header's 16-bit integer for a quality in [0, 1]."""
+    return round(quality * TOP_RATE_POINT)

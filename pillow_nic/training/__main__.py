@@ -1,0 +1,5 @@
+"""``python -m pillow_nic.training``."""
+
+from .train import main
+
+main()

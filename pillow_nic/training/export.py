@@ -1,0 +1,111 @@
+"""Checkpoint → weights file: half-precision floats, the integer network and integer tables, with the exactness bound verified.
+
+    python -m pillow_nic.training.export runs/nic-1/checkpoint.safetensors weights/nic-1.safetensors --valid FOLDER
+
+prints the bits used of the 24 exact ones, and what integers cost in rate against the float model they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import codec, weights
+from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
+from ..integer_net import quantise
+from ..quality import rate_point
+from .loss import TrainingModel, forward
+from .train import load_checkpoint, validation_pictures
+
+ROWS, COLUMNS = 48, 7
+SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
+HYPER_REACH = 1000
+"""Hyper-latent symbols beyond ± this are left to the escape."""
+
+
+def hyper_tables(model: TrainingModel) -> Tables:
+    """One integer table per hyper-latent channel from the trained factorised prior."""
+    prior = model.hyper_prior
+    values = torch.arange(-HYPER_REACH, HYPER_REACH + 1, dtype=torch.float32)
+    with torch.no_grad():
+        likelihood, _, _ = prior._likelihood(values.expand(model.network.config.hyper_channels, 1, -1))
+    return Tables.join(_hyper_table(p) for p in likelihood[:, 0].double().numpy())
+
+
+def _hyper_table(pmf: np.ndarray) -> Table:
+    return table_from_pmf(pmf / max(pmf.sum(), 1.0), HYPER_REACH)
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the weights file of a checkpoint. WeightsError if its integer network would not be exact."""
+    config, state, done = load_checkpoint(checkpoint)
+    model = TrainingModel(config)
+    model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+    tensors: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay as they are.
+        half = key.startswith("network.") and value.dim() == 4
+        if key.startswith("network.") or value.is_floating_point():
+            tensors[key] = value.half() if half else value
+    network = model.network
+    arrays = quantise(
+        network.h_s,
+        network.gain.log2_gain.detach().numpy(),
+        network.hyper_gain.log2_inverse.detach().numpy(),
+        table_rows=ROWS,
+        table_columns=COLUMNS,
+        scale_step=1 / ROWS_PER_OCTAVE,
+        skew_step=2 * MAX_SKEW / (COLUMNS - 1),
+        scale_zero=float(np.log2(SIGMA_MIN)),
+    )
+    named = {f"integer.{k}": v for k, v in arrays.items()}
+    named |= gaussian_tables(
+        ROWS, COLUMNS, sigma_min=SIGMA_MIN, rows_per_octave=ROWS_PER_OCTAVE, max_skew=MAX_SKEW
+    ).to_arrays("tables.")
+    named |= hyper_tables(model).to_arrays("hyper_tables.")
+    tensors |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"network": config.to_json(), "done": json.dumps(done)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata)
+
+
+@torch.no_grad()
+def integer_cost(file: Path, checkpoint: Path, folder: Path, qualities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> None:
+    """Print, per quality, the float model's estimated bits per pixel on validation pictures and the real files'."""
+    config, state, _ = load_checkpoint(checkpoint)
+    model = TrainingModel(config)
+    model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+    model.eval()
+    loaded = weights.load(file.stem, torch.device("cpu"))
+    print("integer network, bits of 24 per layer:", " ".join(f"{b:.2f}" for b in loaded.integer_net.bits_used()))
+    for quality in qualities:
+        estimated, real = [], []
+        for x in validation_pictures(folder, 24, torch.device("cpu")):
+            position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
+            estimated.append(forward(model, x, position, hard=True).bpp.item())
+            pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
+            real.append(8 * len(codec.encode(pixels, quality=quality, model=file.stem, device="cpu")) / pixels[..., 0].size)
+        change = 100 * (np.mean(real) / np.mean(estimated) - 1)
+        print(f"quality {quality}: float estimate {np.mean(estimated):.4f} bpp, files {np.mean(real):.4f} bpp, {change:+.2f} %")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--valid", type=Path, help="folder of pictures to measure the cost of integers on")
+    args = parser.parse_args(arguments)
+    export(args.checkpoint, args.out)
+    print(f"{args.out}: {args.out.stat().st_size} bytes, hash {weights.read(args.out, args.out.stem, torch.device('cpu')).hash.hex()}")
+    if args.valid:
+        integer_cost(args.out, args.checkpoint, args.valid)
+
+
+if __name__ == "__main__":
+    main()

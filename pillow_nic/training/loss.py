@@ -1,0 +1,69 @@
+"""Rate and distortion of a batch: the whole codec with its roundings replaced for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+
+from ..entropy_model import RateEstimator, code_groups
+from ..network import Network, NetworkConfig
+
+
+class TrainingModel(nn.Module):
+    """The network and what only training needs: the factorised prior of the hyper-latent (Ballé et al., ICLR 2018)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.network = Network(config)
+        self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=3)
+
+
+@dataclass
+class Result:
+    """Per picture: bits per pixel in all and of the hyper-latent, MSE in 8-bit levels², and the reconstruction in 0…1."""
+
+    bpp: Tensor
+    hyper_bpp: Tensor
+    mse: Tensor
+    x_hat: Tensor
+
+
+def forward(
+    model: TrainingModel,
+    x: Tensor,
+    position: Tensor,
+    *,
+    delta: Tensor | float = 0.0,
+    width: int = -1,
+    groups: int | None = None,
+    hard: bool = False,
+) -> Result:
+    """Code pictures ``x`` (B, 3, H, W) at rate points ``position`` (B,), with step exponent ``delta`` (octaves), at a width,
+    keeping the first ``groups`` groups. ``hard``: bits of the rounded symbols, and pictures rounded to 8 bits."""
+    network = model.network
+    config = network.config
+    kept = config.widths[width].groups if groups is None else groups
+    y = network.g_a(x, position, width)
+    channels = y.shape[1]
+    z = network.h_a(y, position)
+    hyper_gain, hyper_inverse = (torch.exp2(t)[:, :, None, None] for t in network.hyper_gain(position))
+    scaled = z * hyper_gain
+    with torch.autocast(x.device.type, enabled=False):
+        _, likelihood = model.hyper_prior(scaled, training=not hard)
+    z_hat = (scaled + (scaled.round() - scaled).detach()) * hyper_inverse
+    log2_scale, log2_skew = (t[:, :channels, : y.shape[2], : y.shape[3]] for t in network.h_s(z_hat))
+    features = network.features(z_hat)[:, :, : y.shape[2], : y.shape[3]]
+    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in network.gain(position))
+    log2_gain, log2_inverse = log2_gain - delta, log2_inverse + delta
+    coder = RateEstimator(y, log2_gain, log2_inverse, log2_scale + log2_gain, log2_skew, noise=not hard)
+    y_hat = code_groups(network, features, position, coder, kept, config.widths[width].groups)
+    x_hat = network.g_s(y_hat, position, width)
+    if hard:
+        x_hat = (x_hat.clamp(0, 1) * 255).round() / 255
+    pixels = x.shape[2] * x.shape[3]
+    hyper_bpp = -torch.log2(likelihood.clamp_min(1e-9)).sum((1, 2, 3)) / pixels
+    mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
+    return Result(coder.bits / pixels + hyper_bpp, hyper_bpp, mse, x_hat)

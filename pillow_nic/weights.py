@@ -1,0 +1,120 @@
+"""Find a model's weights, check them, and load them once per process and device (safetensors only)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .entropy_tables import Tables
+from .errors import UnsupportedModelError, WeightsError
+from .integer_net import IntegerHyperSynthesis
+from .network import Network, NetworkConfig
+
+DEFAULT_MODEL = "nic-1"
+HASH_BYTES = 4
+_FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "weights")
+
+_lock = threading.Lock()
+_models: dict[tuple[str, str], Model] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One set of weights, ready to run: the float network on ``device``, and the integer network and tables on the CPU."""
+
+    name: str
+    hash: bytes
+    network: Network
+    integer_net: IntegerHyperSynthesis
+    tables: Tables
+    hyper_tables: Tables
+    device: torch.device
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.network.config
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """``device``, else $NIC_DEVICE, else CUDA, MPS or the CPU, whichever is there first. ValueError for one that is not there.
+
+    A forked worker whose parent has used CUDA cannot use it: it gets the CPU.
+    """
+    name = device or os.environ.get("NIC_DEVICE") or None
+    forked = torch.cuda._is_in_bad_fork()
+    if name is None:
+        if torch.cuda.is_available() and not forked:
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}: use cpu, cuda, cuda:N or mps") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(chosen.type, False):
+        raise ValueError(f"device {name!r} is not available here")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not available here: {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cpu") if chosen.type == "cuda" and forked else chosen
+
+
+def available_models() -> list[str]:
+    """Names of the models that are installed."""
+    return sorted({file.stem for folder in _FOLDERS for file in folder.glob("*.safetensors")})
+
+
+def find(name: str) -> Path:
+    """The weights file of a model; UnsupportedModelError names what is installed."""
+    for folder in _FOLDERS:
+        file = folder / f"{name}.safetensors"
+        if file.parent == folder and file.is_file():
+            return file
+    raise UnsupportedModelError(f"model {name!r} is not installed (installed: {', '.join(available_models()) or 'none'})")
+
+
+def load(name: str = DEFAULT_MODEL, device: torch.device | None = None) -> Model:
+    """The model of that name on that device; read once per process and device, safe from many threads."""
+    device = device or pick_device()
+    key = (name, str(device))
+    model = _models.get(key)
+    if model is None:
+        with _lock:
+            model = _models.get(key) or _models.setdefault(key, read(find(name), name, device))
+    return model
+
+
+def read(file: Path, name: str, device: torch.device) -> Model:
+    """Read and check a weights file. WeightsError for whatever is wrong with it."""
+    try:
+        digest = hashlib.sha256(file.read_bytes()).digest()[:HASH_BYTES]
+        with safe_open(file, "pt") as f:
+            config = NetworkConfig.from_json(f.metadata()["network"])
+            tensors: dict[str, torch.Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        with torch.device("meta"):
+            network = Network(config)
+        state = {k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")}
+        network.load_state_dict(state, assign=True)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{file.name}: {error}") from error
+    arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
+    return Model(
+        name,
+        digest,
+        network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
+        IntegerHyperSynthesis(_part(arrays, "integer.")),
+        Tables.from_arrays(arrays, "tables."),
+        Tables.from_arrays(arrays, "hyper_tables."),
+        device,
+    )
+
+
+def _part(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> dict[str, np.ndarray[Any, Any]]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,78 @@
+"""What `import pillow_nic` costs and changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import pillow_nic
+
+HEAVY = ("torch", "numpy", "constriction", "safetensors", "imageio", "tqdm")
+
+
+def run(code: str) -> str:
+    """What a fresh Python prints that finds the same pillow_nic as this one."""
+    path = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pillow_nic",
+        "import pillow_nic.cli",
+        "import pillow_nic.NicImagePlugin",
+        "import pillow_nic; pillow_nic.NicError",
+        "import pillow_nic.container, pillow_nic.metadata, pillow_nic.quality, pillow_nic.errors",
+    ],
+)
+def test_nothing_heavy_is_loaded(statement: str) -> None:
+    assert run(f"import sys; {statement}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
+
+
+def test_nothing_heavy_is_loaded_to_open_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.nic"
+    Image.new("RGB", (40, 30), "teal").save(path)
+    code = f"import sys, pillow_nic; from PIL import Image; im = Image.open({str(path)!r}); im.verify()"
+    assert run(f"{code}; print(im.size, [m for m in {HEAVY} if m in sys.modules])") == "(40, 30) []"
+
+
+def test_import_takes_no_more_than_10_ms() -> None:
+    code = (
+        "import time, PIL.Image; start = time.perf_counter(); import pillow_nic; "
+        "print(time.perf_counter() - start)"
+    )
+    # The best of several: the others measure what else the machine was doing.
+    assert min(float(run(code)) for _ in range(7)) < 0.010
+
+
+def test_register_and_unregister_are_idempotent() -> None:
+    before = list(Image.ID)
+    try:
+        for _ in range(2):
+            pillow_nic.unregister()
+            assert "NIC" not in Image.ID
+            assert not {"NIC"} & {*Image.OPEN, *Image.SAVE, *Image.MIME}
+            assert ".nic" not in Image.EXTENSION
+    finally:
+        for _ in range(2):
+            pillow_nic.register()
+    assert sorted(Image.ID) == sorted(before)
+    assert Image.EXTENSION[".nic"] == "NIC"
+    assert Image.MIME["NIC"] == "image/x-nic"
+
+
+def test_public_names() -> None:
+    for name in pillow_nic.__all__:
+        assert name in dir(pillow_nic)
+        assert callable(getattr(pillow_nic, name))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pillow_nic.nothing

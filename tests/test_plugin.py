@@ -1,0 +1,490 @@
+"""`.nic` through Pillow: open, load, layers, verify, Parser and save."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+
+import pillow_nic
+from pillow_nic import container
+from pillow_nic.NicImagePlugin import NicImageFile
+
+PHOTO = Path(__file__).parent / "data" / "photo.png"
+
+
+def photo(mode: str = "RGB", size: tuple[int, int] = (208, 144)) -> Image.Image:
+    """A piece of the photo, larger than the pictures that are stored in a single layer."""
+    with Image.open(PHOTO) as im:
+        piece = im.crop((60, 60, 60 + size[0], 60 + size[1]))
+    if mode in ("LA", "RGBA"):
+        piece.putalpha(Image.linear_gradient("L").resize(size))
+    return piece.convert(mode)
+
+
+def saved(im: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    im.save(file, "NIC", **options)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> NicImageFile:
+    im = Image.open(io.BytesIO(data))
+    assert isinstance(im, NicImageFile)
+    return im
+
+
+def psnr(first: Image.Image, second: Image.Image) -> float:
+    a, b = (np.asarray(im, np.float64) for im in (first, second))
+    return float(10 * np.log10(255**2 / np.mean((a - b) ** 2)))
+
+
+@pytest.fixture(scope="module")
+def layered() -> bytes:
+    return saved(photo(), quality=0.7, layers=3)
+
+
+# ----------------------------------------------------------------------------------------- open and load
+
+
+def test_round_trip_through_files(tmp_path: Path) -> None:
+    path = tmp_path / "photo.NIC"
+    im = photo()
+    im.save(path, quality=0.8)
+    with Image.open(path) as back:
+        assert back.format == "NIC"
+        assert back.get_format_mimetype() == "image/x-nic"
+        assert (back.mode, back.size) == (im.mode, im.size)
+        assert psnr(back, im) > 28
+
+
+def test_the_accepted_signature_is_the_containers() -> None:
+    assert pillow_nic._accept(container.SIGNATURE + b"\x01\x00")
+    assert not pillow_nic._accept(container.SIGNATURE[:-1])
+    assert pillow_nic._accept(saved(photo())[:16])
+
+
+def test_open_reads_header_and_metadata_only(tmp_path: Path) -> None:
+    class Counting(io.BytesIO):
+        count = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            self.count += len(data)
+            return data
+
+    exif = b"Exif\0\0" + bytes(20_000)
+    for mode in ("RGB", "RGBA"):
+        noise = Image.effect_noise((200, 200), 90).convert(mode)
+        if mode == "RGBA":
+            noise.putalpha(Image.effect_noise((200, 200), 90))
+        file = Counting(saved(noise, quality=1.0, exif=exif))
+        assert len(file.getvalue()) > 40_000
+        with Image.open(file) as im:
+            assert im.size == (200, 200)
+            assert im.info["exif"] == exif
+            assert file.count <= 4096 + len(exif)
+
+
+def test_info_tells_what_the_header_says(layered: bytes) -> None:
+    im = opened(layered)
+    assert im.info == {"layers": 3, "quality": pytest.approx(0.7, abs=1e-5), "model": "nic-1"}
+    header = pillow_nic.read_header(layered)
+    assert header.layers == 3
+    assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-1")
+    assert pillow_nic.read_header(io.BytesIO(layered)) == header
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 1), (16, 16), (17, 31), (65, 64)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+def test_sizes_and_modes_come_back(mode: str, size: tuple[int, int]) -> None:
+    im = photo(mode, size)
+    back = opened(saved(im))
+    assert (back.mode, back.size) == (mode, size)
+    back.load()
+    if mode.endswith("A"):
+        assert back.getchannel("A").tobytes() == im.getchannel("A").tobytes()
+
+
+def test_grey_is_grey() -> None:
+    back = opened(saved(photo("L"), quality=0.8))
+    assert back.mode == "L"
+    assert psnr(back, photo("L")) > 28
+
+
+@pytest.mark.parametrize(
+    ("mode", "stored"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("HSV", "RGB")]
+)
+def test_other_modes_are_converted(mode: str, stored: str) -> None:
+    im = photo().convert(mode)
+    data = saved(im, quality=0.5)
+    assert opened(data).mode == stored
+    assert data == saved(im.convert(stored), quality=0.5)
+
+
+def test_palette_transparency_is_kept() -> None:
+    im = photo().quantize(8)
+    im.info["transparency"] = 0
+    back = opened(saved(im))
+    assert back.mode == "RGBA"
+    assert back.getchannel("A").tobytes() == im.convert("RGBA").getchannel("A").tobytes()
+
+
+def test_colours_under_transparency_are_not_coded() -> None:
+    hidden, plain = photo(), Image.new("RGB", (208, 144))
+    for box in ((0, 0, 208, 144), (50, 40, 170, 100)):
+        alpha = Image.new("L", plain.size, 255)
+        alpha.paste(0, box)
+        plain.paste(photo(), mask=alpha)
+        hidden.putalpha(alpha)
+        plain.putalpha(alpha)
+        assert saved(hidden) == saved(plain)
+        hidden, plain = hidden.convert("RGB"), plain.convert("RGB")
+
+
+def test_offset_of_the_file_in_a_stream_is_respected(layered: bytes) -> None:
+    file = io.BytesIO(b"12345" + layered)
+    file.seek(5)
+    assert psnr(NicImageFile(file), opened(layered)) == np.inf
+
+
+def test_bytes_after_the_picture_are_ignored(layered: bytes) -> None:
+    assert opened(layered + b"more").tobytes() == opened(layered).tobytes()
+
+
+@pytest.mark.parametrize("block", [1, 1000])
+def test_short_reads(layered: bytes, block: int) -> None:
+    class Socket(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(size, block) if size and size > 16 else size)
+
+    with Image.open(Socket(layered)) as im:
+        assert im.tobytes() == opened(layered).tobytes()
+
+
+def test_one_lazy_image_in_many_threads(layered: bytes) -> None:
+    expected = opened(layered).tobytes()
+    im = opened(layered)
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda _: im.tobytes(), range(12)))
+    assert set(results) == {expected}
+
+
+def test_copies_and_pickles(layered: bytes) -> None:
+    im = opened(layered)
+    for twin in (copy.copy(opened(layered)), pickle.loads(pickle.dumps(opened(layered)))):
+        assert twin.tobytes() == im.tobytes()
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+def test_layers_sharpen(layered: bytes) -> None:
+    quality = []
+    for layers in (1, 2, 3, None):
+        im = opened(layered)
+        im.layers = layers
+        assert im.layers == layers
+        quality.append(psnr(im, photo()))
+    assert quality[0] < quality[1] < quality[2] == quality[3]
+
+
+def test_only_the_bytes_of_the_wanted_layers_are_needed(layered: bytes) -> None:
+    first = layered[: container.layer_offsets(layered)[0]]
+    im = opened(first)
+    im.layers = 1
+    whole = opened(layered)
+    whole.layers = 1
+    assert im.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("layers", [0, 4, -1, 1.0, True, "1"])
+def test_wrong_layers_are_refused(layered: bytes, layers: Any) -> None:
+    im = opened(layered)
+    with pytest.raises(ValueError, match="layers must be"):
+        im.layers = layers
+    assert im.layers is None
+
+
+def test_layers_after_load_are_refused(layered: bytes) -> None:
+    im = opened(layered)
+    im.load()
+    with pytest.raises(ValueError, match="before the pixels are loaded"):
+        im.layers = 1
+
+
+# ------------------------------------------------------------------------------- damaged and foreign data
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89NIC", b"some text\n" * 10, b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_foreign_data_is_not_ours(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(SyntaxError, match="not a NIC file"):
+        NicImageFile(io.BytesIO(data))
+    path = tmp_path / "x.nic"
+    path.write_bytes(data)
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path)
+
+
+def test_cut_header(layered: bytes) -> None:
+    for size in range(16, 40):
+        with pytest.raises(pillow_nic.TruncatedError):
+            Image.open(io.BytesIO(layered[:size]))
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+def test_cut_file(layered: bytes, keep: float) -> None:
+    im = opened(layered[: int(len(layered) * keep)])
+    with pytest.raises(OSError, match="image file is truncated"):
+        im.load()
+
+
+def test_cut_file_with_load_truncated_images(layered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    ends = container.layer_offsets(layered)
+    for layers in (1, 2):
+        whole = opened(layered)
+        whole.layers = layers
+        assert opened(layered[: ends[layers] - 1]).tobytes() == whole.tobytes()
+    with pytest.raises(pillow_nic.TruncatedError):
+        opened(layered[: ends[0] - 1]).load()
+
+
+def test_flipped_bits_give_an_error_never_a_picture(layered: bytes) -> None:
+    for position in np.linspace(0, len(layered) - 1, 60).astype(int):
+        damaged = bytearray(layered)
+        damaged[position] ^= 1 << position % 8
+        with pytest.raises(OSError):  # noqa: PT011  # UnidentifiedImageError, truncated, or BitstreamError
+            Image.open(io.BytesIO(damaged)).load()
+        with pytest.raises(OSError):  # noqa: PT011
+            Image.open(io.BytesIO(damaged)).verify()
+
+
+def test_unknown_model(layered: bytes) -> None:
+    file = container.parse(layered)
+    for change in ({"model": "nic-9"}, {"model_hash": bytes(4)}):
+        header = container.Header(**{**vars(file.header), **change})
+        data = container.dump(container.Container(header, file.chunks, file.streams))
+        im = opened(data)
+        with pytest.raises(pillow_nic.UnsupportedModelError, match=r"nic-[19]"):
+            im.load()
+
+
+def test_file_that_changed_since_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "x.nic"
+    path.write_bytes(saved(photo(size=(40, 30))))
+    with Image.open(path) as im:
+        path.write_bytes(saved(photo(size=(30, 40))))
+        with pytest.raises(OSError, match="changed"):
+            im.load()
+
+
+def test_verify(layered: bytes) -> None:
+    opened(layered).verify()
+    opened(layered + b"more").verify()
+    with pytest.raises(pillow_nic.TruncatedError):
+        opened(layered[: len(layered) * 3 // 4]).verify()
+    im = opened(layered)
+    im.verify()
+    with pytest.raises(OSError, match="cannot load this image"):
+        im.load()
+    with pytest.raises(RuntimeError, match="directly after open"):
+        im.verify()
+
+
+def test_verify_closes_the_file(tmp_path: Path, layered: bytes) -> None:
+    path = tmp_path / "x.nic"
+    for data in (layered, layered[:-1]):
+        path.write_bytes(data)
+        im = Image.open(path)
+        file = im.fp
+        if data is layered:
+            im.verify()
+        else:
+            with pytest.raises(pillow_nic.TruncatedError):
+                im.verify()
+        assert file is not None
+        assert file.closed
+
+
+# ------------------------------------------------------------------------------------------------ Parser
+
+
+@pytest.mark.parametrize("block", [1, 100, 1024, 1 << 20])
+def test_parser(layered: bytes, block: int) -> None:
+    parser = ImageFile.Parser()
+    seen_at = None
+    for start in range(0, len(layered), block):
+        parser.feed(layered[start : start + block])
+        if parser.image is not None and seen_at is None:
+            seen_at = start + block
+            assert parser.image.size == (208, 144)
+    assert seen_at is not None
+    assert seen_at <= max(block, 100)
+    assert parser.close().tobytes() == opened(layered).tobytes()
+
+
+def test_parser_of_a_cut_file(layered: bytes) -> None:
+    parser = ImageFile.Parser()
+    parser.feed(layered[:-1])
+    with pytest.raises(OSError, match="image was incomplete"):
+        parser.close()
+
+
+# -------------------------------------------------------------------------------------------------- save
+
+
+def test_quality_means_what_it_says() -> None:
+    im = photo()
+    sizes = [len(saved(im, quality=quality)) for quality in (0, 0.25, 0.5, 0.75, 1)]
+    assert sizes == sorted(set(sizes))
+    assert saved(im) == saved(im, quality=0.5) == saved(im, quality=50)
+    assert saved(im, quality=1) == saved(im, quality=1.0) == saved(im, quality=100)
+    assert saved(im, quality=85) == saved(im, quality=0.85)
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    im = photo("RGBA")
+    im.save(tmp_path / "x.nic", quality=0.4)
+    assert (tmp_path / "x.nic").read_bytes() == saved(im, quality=0.4)
+
+
+def test_layers_and_width() -> None:
+    im = photo()
+    for layers in (1, 2):
+        assert opened(saved(im, quality=0.8, layers=layers)).info["layers"] == layers
+    narrow = saved(im, quality=0.8, width=1)
+    assert narrow != saved(im, quality=0.8)
+    assert psnr(opened(narrow), im) > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"quality": -1}, ValueError, "quality must be"),
+        ({"quality": 101}, ValueError, "quality must be"),
+        ({"quality": 1.5}, ValueError, "quality must be"),
+        ({"quality": True}, ValueError, "quality must be"),
+        ({"quality": None}, ValueError, "quality must be"),
+        ({"quality": float("nan")}, ValueError, "quality must be"),
+        ({"quality": "high"}, ValueError, "quality must be"),
+        ({"layers": 0}, ValueError, "layers must be"),
+        ({"layers": 1000}, ValueError, "layers must be"),
+        ({"layers": 1.5}, ValueError, "layers must be"),
+        ({"width": 0}, ValueError, "width must be"),
+        ({"width": 1000}, ValueError, "width must be"),
+        ({"width": True}, ValueError, "width must be"),
+        ({"exif": 5}, TypeError, "exif"),
+        ({"icc_profile": "sRGB"}, TypeError, "icc_profile"),
+        ({"dpi": 72}, TypeError, "dpi"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_byte_is_written(
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    with pytest.raises(error, match=message):
+        photo().save(file, "NIC", **options)
+    assert file.getvalue() == b""
+    with pytest.raises(error, match=message):
+        photo().save(tmp_path / "new.nic", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16", "I;16B"])
+def test_more_than_8_bits_is_refused_before_a_byte_is_written(mode: str) -> None:
+    file = io.BytesIO()
+    with pytest.raises(OSError, match=f"cannot write mode {mode} as NIC: convert it to 8 bits first"):
+        Image.new(mode, (20, 20)).save(file, "NIC")
+    assert file.getvalue() == b""
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_empty_images_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="cannot write empty image as NIC"):
+        saved(Image.new("RGB", size))
+
+
+def test_only_write_is_needed_of_the_target() -> None:
+    class Pipe:
+        data = b""
+
+        def write(self, data: bytes) -> int:
+            self.data += data
+            return len(data)
+
+    pipe = Pipe()
+    photo().save(pipe, "NIC", quality=0.2)  # type: ignore[arg-type]
+    assert pipe.data == saved(photo(), quality=0.2)
+
+
+def test_metadata_from_options_and_from_info() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a kitten"
+    exif[0x0112] = 6
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    given = {
+        "exif": exif,
+        "xmp": b"<x:xmpmeta/>",
+        "icc_profile": icc,
+        "dpi": (300, 299.5),
+        "comment": b"on a lawn",
+    }
+    im = photo()
+    first = opened(saved(im, **given))
+    assert first.getexif()[0x010E] == "a kitten"
+    assert first.getexif()[0x0112] == 6
+    assert first.size == im.size  # the orientation is a tag: pixels are never turned
+    assert {key: first.info[key] for key in given if key != "exif"} == {
+        key: value for key, value in given.items() if key != "exif"
+    }
+    second = opened(saved(first))
+    assert {key: second.info[key] for key in given} == {key: first.info[key] for key in given}
+    third = opened(saved(first, exif=None, xmp=b"", icc_profile=None, dpi=None, comment=None))
+    assert not set(given) & set(third.info)
+
+
+def test_overhead_of_a_small_picture(tmp_path: Path) -> None:
+    data = saved(photo(size=(64, 64)))
+    streams = container.parse(data).streams
+    assert len(data) - sum(len(stream) for layer in streams for stream in layer) < 64
+
+
+def test_thumbnail_and_convert_load_the_pixels(layered: bytes) -> None:
+    im = opened(layered)
+    im.thumbnail((50, 50))
+    assert im.size == (50, 35)
+    assert opened(layered).convert("L").tobytes() == opened(layered).copy().convert("L").tobytes()
+
+
+def test_checksum_is_not_what_hides_damage(layered: bytes) -> None:
+    """With every CRC made right again, altered streams give a BitstreamError or a picture of the size."""
+    file = container.parse(layered)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        streams = [[bytearray(stream) for stream in layer] for layer in file.streams]
+        stream = streams[seed % len(streams)][0]
+        for _ in range(3):
+            stream[rng.integers(len(stream))] ^= int(rng.integers(1, 256))
+        payloads = [[bytes(stream) for stream in layer] for layer in streams]
+        im = opened(container.dump(container.Container(file.header, file.chunks, payloads)))
+        try:
+            im.load()
+        except pillow_nic.BitstreamError:
+            continue
+        assert im.size == (208, 144)
+
+
+def test_zlib_bomb_in_the_alpha_plane_is_not_unpacked() -> None:
+    file = container.parse(saved(photo("RGBA", (40, 30))))
+    file.chunks["ALPH"] = (b"\x01" + zlib.compress(bytes(10**8), 9))[: 2 * 40 * 30 + 4096]
+    with pytest.raises(pillow_nic.BitstreamError, match="alpha plane"):
+        opened(container.dump(file)).load()
