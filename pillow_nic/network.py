@@ -69,7 +69,7 @@ class NetworkConfig:
     context_hidden: int = 96
     checkerboard: int = 2
     rate_points: int = 8
-    lmbda_min: float = 0.0004
+    lmbda_min: float = 0.0003
     lmbda_max: float = 0.5
 
     @property

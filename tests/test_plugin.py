@@ -153,7 +153,7 @@ def test_colours_under_transparency_are_not_coded() -> None:
 def test_offset_of_the_file_in_a_stream_is_respected(layered: bytes) -> None:
     file = io.BytesIO(b"12345" + layered)
     file.seek(5)
-    assert psnr(NicImageFile(file), opened(layered)) == np.inf
+    assert NicImageFile(file).tobytes() == opened(layered).tobytes()
 
 
 def test_bytes_after_the_picture_are_ignored(layered: bytes) -> None:
@@ -235,7 +235,8 @@ def test_foreign_data_is_not_ours(data: bytes, tmp_path: Path) -> None:
 
 
 def test_cut_header(layered: bytes) -> None:
-    for size in range(16, 40):
+    end = layered.index(b"DATA") + 4
+    for size in range(8, end):
         with pytest.raises(pillow_nic.TruncatedError):
             Image.open(io.BytesIO(layered[:size]))
 
@@ -278,13 +279,13 @@ def test_unknown_model(layered: bytes) -> None:
             im.load()
 
 
-def test_file_that_changed_since_it_was_opened(tmp_path: Path) -> None:
-    path = tmp_path / "x.nic"
-    path.write_bytes(saved(photo(size=(40, 30))))
-    with Image.open(path) as im:
-        path.write_bytes(saved(photo(size=(30, 40))))
-        with pytest.raises(OSError, match="changed"):
-            im.load()
+def test_file_that_changed_since_it_was_opened() -> None:
+    file = io.BytesIO(saved(photo(size=(40, 30))))
+    im = Image.open(file)
+    file.seek(0)
+    file.write(saved(photo(size=(30, 40)), quality=1.0))
+    with pytest.raises(OSError, match="changed"):
+        im.load()
 
 
 def test_verify(layered: bytes) -> None:
