@@ -83,6 +83,8 @@ class NicImageFile(ImageFile.ImageFile):
             return super().load()
         # ImageFile.load() has no lock: threads that share a lazy image would take the file's blocks in turns.
         with self._lock:
+            if self.tile and self.fp is None:
+                raise OSError("cannot load this image: its file has been closed")
             return super().load()
 
     def verify(self) -> None:
@@ -92,7 +94,6 @@ class NicImageFile(ImageFile.ImageFile):
             self.fp.seek(self._start)
             container.verify(self.fp.read())
         finally:
-            self.tile = []
             super().verify()
 
 

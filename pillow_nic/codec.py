@@ -1,9 +1,8 @@
 """Pixels ↔ the bytes of a file: the whole pipeline.
 
-Encoding: colour planes → latent (analysis, tile by tile with a halo) → for each tile hyper-latent, table numbers and symbols →
-one stream per layer and tile → container. Decoding is the same backwards; every symbol is decoded, on the CPU, before any
-float network runs.
-"""
+Encoding: colour planes → latent (analysis, tile by tile with a halo) → for each tile hyper-latent, table
+numbers and symbols → one stream per layer and tile → container. Decoding is the same backwards; every
+symbol is decoded, on the CPU, before any float network runs."""
 
 from __future__ import annotations
 
@@ -48,10 +47,10 @@ def encode(
 ) -> bytes:
     """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file.
 
-    ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``layers``: how many layers the file has, 1 … number of
-    groups (default: all that the width carries, one for a picture of up to 16384 pixels). ``width``: width of the networks,
-    1 … number of widths. ValueError for options or shapes out of range.
-    """
+    ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``layers``: how many layers the file
+    has, 1 … number of groups (default: all that the width carries, one for a picture of up to 16384
+    pixels). ``width``: width of the networks, 1 … number of widths. ValueError for options or shapes out of
+    range."""
     point = rate_point(parse_quality(quality))
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
@@ -61,11 +60,14 @@ def encode(
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
         by_tile = [
-            _encode_tile(loaded, y[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop], header)
+            _encode_tile(
+                loaded, y[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop], header
+            )
             for t in tiles(y.shape[2], y.shape[3], header.tile_size // PATCH)
         ]
     streams = [list(layer) for layer in zip(*by_tile, strict=True)]
-    # Layers that came out empty say nothing that the predicted means do not: a shorter file decodes to the same picture.
+    # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
+    # the same picture.
     while len(streams) > 1 and not any(streams[-1]):
         streams.pop()
     header = replace(header, layer_ends=header.layer_ends[: len(streams)])
@@ -75,12 +77,14 @@ def encode(
     return container.dump(Container(header, chunks, streams))
 
 
-def decode(data: bytes, *, layers: int | None = None, device: str | None = None, partial: bool = False) -> Pixels:
+def decode(
+    data: bytes, *, layers: int | None = None, device: str | None = None, partial: bool = False
+) -> Pixels:
     """Decode a ``.nic`` file to uint8 pixels in the shape that its mode has: H×W, H×W×2, H×W×3 or H×W×4.
 
-    ``layers``: decode only the first so many. ``partial``: of a cut file, decode the layers that are whole. BitstreamError
-    (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not installed.
-    """
+    ``layers``: decode only the first so many. ``partial``: of a cut file, decode the layers that are whole.
+    BitstreamError (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not
+    installed."""
     parsed = container.parse(data, layers=layers, partial=partial)
     header = parsed.header
     loaded = _model_for(header, device)
@@ -123,11 +127,14 @@ def _model_for(header: Header, device: str | None) -> Model:
     model = weights.load(header.model, weights.pick_device(device))
     if model.hash != header.model_hash:
         raise UnsupportedModelError(
-            f"file needs model {header.model!r} of hash {header.model_hash.hex()}; installed is {model.hash.hex()}"
+            f"file needs model {header.model!r} of hash {header.model_hash.hex()}; "
+            f"installed is {model.hash.hex()}"
         )
     config = model.config
     if header.width_index >= len(config.widths) or header.groups > config.widths[header.width_index].groups:
-        raise BitstreamError(f"header: width {header.width_index} with {header.groups} groups is not in model {header.model!r}")
+        raise BitstreamError(
+            f"header: width {header.width_index} with {header.groups} groups is not in model {header.model!r}"
+        )
     return model
 
 
@@ -142,7 +149,8 @@ def _position(model: Model, header: Header) -> Tensor:
 
 
 def _halo(model: Model) -> int:
-    """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3 convolutions."""
+    """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3
+    convolutions."""
     return model.config.blocks_16 + -(-model.config.blocks_8 // 2)
 
 
@@ -154,10 +162,18 @@ def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
     y = torch.empty(1, channels, height, width, device=model.device)
     for t in tiles(height, width, header.tile_size // PATCH, _halo(model)):
         rows, columns = t.rows, t.columns
-        patch = colours[rows.outer_start * PATCH : rows.outer_stop * PATCH, columns.outer_start * PATCH : columns.outer_stop * PATCH]
-        x = torch.from_numpy(np.ascontiguousarray(patch)).to(model.device).permute(2, 0, 1)[None].float() / 255
+        patch = colours[
+            rows.outer_start * PATCH : rows.outer_stop * PATCH,
+            columns.outer_start * PATCH : columns.outer_stop * PATCH,
+        ]
+        x = (
+            torch.from_numpy(np.ascontiguousarray(patch)).to(model.device).permute(2, 0, 1)[None].float()
+            / 255
+        )
         x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        outer = model.network.g_a(x.contiguous(memory_format=torch.channels_last), position, header.width_index)
+        outer = model.network.g_a(
+            x.contiguous(memory_format=torch.channels_last), position, header.width_index
+        )
         top, left = rows.start - rows.outer_start, columns.start - columns.outer_start
         inner = outer[:, :, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
         y[:, :, rows.start : rows.stop, columns.start : columns.stop] = inner
@@ -171,14 +187,17 @@ def _synthesise(model: Model, y_hat: Tensor, header: Header) -> Pixels:
     for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model)):
         rows, columns = t.rows, t.columns
         outer = y_hat[:, :, rows.outer_start : rows.outer_stop, columns.outer_start : columns.outer_stop]
-        x = model.network.g_s(outer.contiguous(memory_format=torch.channels_last), position, header.width_index)[0]
+        x = model.network.g_s(
+            outer.contiguous(memory_format=torch.channels_last), position, header.width_index
+        )[0]
         top, left = (rows.start - rows.outer_start) * PATCH, (columns.start - columns.outer_start) * PATCH
         bottom = top + min(rows.stop * PATCH, header.height) - rows.start * PATCH
         right = left + min(columns.stop * PATCH, header.width) - columns.start * PATCH
         x = x[:, top:bottom, left:right].clamp(0, 1).mul(255).round().to(torch.uint8)
-        out[rows.start * PATCH : rows.start * PATCH + bottom - top, columns.start * PATCH : columns.start * PATCH + right - left] = (
-            x.permute(1, 2, 0).cpu().numpy()
-        )
+        out[
+            rows.start * PATCH : rows.start * PATCH + bottom - top,
+            columns.start * PATCH : columns.start * PATCH + right - left,
+        ] = x.permute(1, 2, 0).cpu().numpy()
     return out
 
 
@@ -188,8 +207,13 @@ def _hyper_indices(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
 
 
 def _run_groups(
-    model: Model, z: np.ndarray[Any, Any], header: Header, size: tuple[int, int], total: int,
-    make_coder: Callable[[Tensor, Tensor], Coder], coded: int,
+    model: Model,
+    z: np.ndarray[Any, Any],
+    header: Header,
+    size: tuple[int, int],
+    total: int,
+    make_coder: Callable[[Tensor, Tensor], Coder],
+    coded: int,
 ) -> Tensor:
     """The loop over the groups, for both directions: hyper-latent symbols (Cz, h, w) → ŷ (1, C, *size).
 
@@ -211,8 +235,16 @@ def _encode_tile(model: Model, y: Tensor, header: Header) -> list[bytes]:
     network, position = model.network, _position(model, header)
     height, width = y.shape[2:]
     z_gain = torch.exp2(network.hyper_gain(position)[0])[:, :, None, None]
-    z = torch.round(network.h_a(y, position) * z_gain)[0].clamp(-MAX_SYMBOL, MAX_SYMBOL).cpu().numpy().astype(np.int32)
-    numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, y.shape[1])[:, :height, :width]
+    z = (
+        torch.round(network.h_a(y, position) * z_gain)[0]
+        .clamp(-MAX_SYMBOL, MAX_SYMBOL)
+        .cpu()
+        .numpy()
+        .astype(np.int32)
+    )
+    numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, y.shape[1])[
+        :, :height, :width
+    ]
     coded = torch.from_numpy(model.tables.sizes[numbers] > 0).to(model.device)[None].float()
     encoders: list[SymbolEncoder] = []
 
@@ -235,9 +267,11 @@ def _encode_tile(model: Model, y: Tensor, header: Header) -> list[bytes]:
     return streams
 
 
-def _decode_tile(model: Model, streams: list[bytes], header: Header, size: tuple[int, int], total: int) -> Tensor:
-    """Streams of one tile, one for each layer that is there → ŷ (1, C, *size); groups up to ``total`` that are not there
-    stand at their predicted means."""
+def _decode_tile(
+    model: Model, streams: list[bytes], header: Header, size: tuple[int, int], total: int
+) -> Tensor:
+    """Streams of one tile, one for each layer that is there → ŷ (1, C, *size); groups up to ``total`` that
+    are not there stand at their predicted means."""
     config = model.config
     coded = header.layer_ends[len(streams) - 1]
     z_shape = (config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER))
@@ -249,7 +283,9 @@ def _decode_tile(model: Model, streams: list[bytes], header: Header, size: tuple
         if z is None or numbers is None:
             z = reader.get(_hyper_indices(z_shape), model.hyper_tables)
             channels = config.group_ends[coded - 1]
-            numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)[:, : size[0], : size[1]]
+            numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)[
+                :, : size[0], : size[1]
+            ]
         for g in range(group, end):
             part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
             symbols[part] = reader.get(numbers[part], model.tables)
@@ -257,4 +293,12 @@ def _decode_tile(model: Model, streams: list[bytes], header: Header, size: tuple
         group = end
     assert z is not None  # a file has at least one layer
     values = torch.from_numpy(symbols).to(model.device)[None].float()
-    return _run_groups(model, z, header, size, total, lambda _, inverse: SymbolDecoder(values, inverse[:, : values.shape[1]]), coded)
+    return _run_groups(
+        model,
+        z,
+        header,
+        size,
+        total,
+        lambda _, inverse: SymbolDecoder(values, inverse[:, : values.shape[1]]),
+        coded,
+    )

@@ -64,7 +64,7 @@ def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if colours == 1:
         rgb = np.repeat(array[..., :1], 3, axis=2)
     else:
-        rgb = np.require(array[..., :3], requirements="CW")  # torch warns of arrays that are read-only
+        rgb = np.require(array[..., :3], requirements=["C", "W"])  # torch warns of arrays that are read-only
     alpha = np.ascontiguousarray(array[..., -1]) if array.shape[2] > colours else None
     return rgb, alpha
 

@@ -1,9 +1,10 @@
-"""The one loop over channel groups, run with three coders: a rate estimator (training), a symbol encoder and a decoder.
+"""The one loop over channel groups, run with three coders: a rate estimator (training), a symbol encoder
+and a decoder.
 
-The loop predicts μ step by step (group by group, the first groups in two checkerboard phases) and hands it to a coder,
-which answers with the decoded latent of that step. Probabilities are known before the loop starts, because they come
-from the hyper-latent alone; so a missing group is simply not asked for, and stands at its predicted mean.
-"""
+The loop predicts μ step by step (group by group, the first groups in two checkerboard phases) and hands it
+to a coder, which answers with the decoded latent of that step. Probabilities are known before the loop
+starts, because they come from the hyper-latent alone; so a missing group is simply not asked for, and
+stands at its predicted mean."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .network import Network
 
 
 class Coder(Protocol):
-    """Turns the predicted mean of a range of channels into their decoded value, coding the difference on the way."""
+    """Turns the predicted mean of a range of channels into their decoded value, coding the difference on
+    the way."""
 
     def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
         """ŷ (B, last − first, h, w) for channels first…last−1; only positions where ``mask`` is 1 count."""
@@ -32,10 +34,11 @@ def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
 def code_groups(
     network: Network, features: Tensor, position: Tensor, coder: Coder, coded: int, total: int | None = None
 ) -> Tensor:
-    """Run the loop over the first ``coded`` groups, then fill groups up to ``total`` with their predicted means.
+    """Run the loop over the first ``coded`` groups, then fill groups up to ``total`` with their predicted
+    means.
 
-    ``features`` (B, F, h, w) from ``network.features``; returns ŷ in the natural domain (B, channels of the groups, h, w).
-    """
+    ``features`` (B, F, h, w) from ``network.features``; returns ŷ in the natural domain (B, channels of the
+    groups, h, w)."""
     config = network.config
     total = coded if total is None else max(total, coded)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
@@ -61,10 +64,9 @@ def code_groups(
 def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) -> Tensor:
     """−log₂ P of the unit bin around v under the two-piece Gaussian of Cui et al. (CVPR 2021), centred on 0.
 
-    σ_left = 2^(log2_scale − log2_skew), σ_right = 2^(log2_scale + log2_skew). Tail masses T(u) are taken on the side
-    where u lies, so that the difference of two of them keeps its precision: P = T(a) − T(b) on one side,
-    1 − T(a) − T(b) over the centre.
-    """
+    σ_left = 2^(log2_scale − log2_skew), σ_right = 2^(log2_scale + log2_skew). Tail masses T(u) are taken on
+    the side where u lies, so that the difference of two of them keeps its precision: P = T(a) − T(b) on one
+    side, 1 − T(a) − T(b) over the centre."""
     left = torch.exp2(log2_scale - log2_skew)
     right = torch.exp2(log2_scale + log2_skew)
     total = left + right
@@ -82,12 +84,18 @@ def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) ->
 class RateEstimator:
     """The coder of training: counts bits of the noisy symbols and passes on rounded ones, straight through.
 
-    ``y`` natural-domain latent; ``log2_gain``, ``log2_inverse`` (B, C, 1, 1) with Δ included; ``log2_scale`` and
-    ``log2_skew`` of the symbols (gain included). ``noise`` False: bits of truly rounded symbols. ``bits`` sums per picture.
-    """
+    ``y`` natural-domain latent; ``log2_gain``, ``log2_inverse`` (B, C, 1, 1) with Δ included;
+    ``log2_scale`` and ``log2_skew`` of the symbols (gain included). ``noise`` False: bits of truly rounded
+    symbols. ``bits`` sums per picture."""
 
     def __init__(
-        self, y: Tensor, log2_gain: Tensor, log2_inverse: Tensor, log2_scale: Tensor, log2_skew: Tensor, noise: bool = True
+        self,
+        y: Tensor,
+        log2_gain: Tensor,
+        log2_inverse: Tensor,
+        log2_scale: Tensor,
+        log2_skew: Tensor,
+        noise: bool = True,
     ) -> None:
         self.y, self.gain, self.inverse = y, torch.exp2(log2_gain), torch.exp2(log2_inverse)
         self.log2_scale, self.log2_skew, self.noise = log2_scale, log2_skew, noise
@@ -106,9 +114,8 @@ class RateEstimator:
 class SymbolEncoder:
     """The coder of a file's writer: symbols w = round((y − μ)·m), 0 where the table codes nothing.
 
-    ``y`` (1, C, h, w); ``gain`` m and ``inverse`` m' (1, C, 1, 1), Δ included; ``coded`` (1, C, h, w), 1.0 where there is a table.
-    ``symbols`` (1, C, h, w) fills up as the loop runs.
-    """
+    ``y`` (1, C, h, w); ``gain`` m and ``inverse`` m' (1, C, 1, 1), Δ included; ``coded`` (1, C, h, w), 1.0
+    where there is a table. ``symbols`` (1, C, h, w) fills up as the loop runs."""
 
     def __init__(self, y: Tensor, gain: Tensor, inverse: Tensor, coded: Tensor, limit: int) -> None:
         self.y, self.gain, self.inverse, self.coded, self.limit = y, gain, inverse, coded, limit
@@ -116,13 +123,17 @@ class SymbolEncoder:
 
     def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
         part = slice(first, last)
-        w = torch.round((self.y[:, part] - mu) * self.gain[:, part]).clamp(-self.limit, self.limit) * self.coded[:, part]
+        w = (
+            torch.round((self.y[:, part] - mu) * self.gain[:, part]).clamp(-self.limit, self.limit)
+            * self.coded[:, part]
+        )
         self.symbols[:, part] += w if mask is None else w * mask
         return mu + w * self.inverse[:, part]
 
 
 class SymbolDecoder:
-    """The coder of a file's reader: adds the symbols, which were all decoded before, to the predicted means."""
+    """The coder of a file's reader: adds the symbols, which were all decoded before, to the predicted
+    means."""
 
     def __init__(self, symbols: Tensor, inverse: Tensor) -> None:
         self.difference = symbols * inverse

@@ -1,18 +1,21 @@
-"""Everything that sets a probability: from the hyper-latent's symbols to a table number per latent element, in integers.
+"""Everything that sets a probability: from the hyper-latent's symbols to a table number per latent element,
+in integers.
 
-The hyper-synthesis runs here as an integer network, on the CPU, with numpy alone: what a user has set in torch (TF32, reduced
-matmul precision, threads, devices) cannot reach it. The input is the hyper-latent's symbols, the header's rate point (u16) and
-its step exponent; no float decides anything.
+The hyper-synthesis runs here as an integer network, on the CPU, with numpy alone: what a user has set in
+torch (TF32, reduced matmul precision, threads, devices) cannot reach it. The input is the hyper-latent's
+symbols, the header's rate point (u16) and its step exponent; no float decides anything.
 
-**Convolutions** are matrix products of integers held in float32. Every weight row is scaled so that Σ|w|·max|input| + |bias| stays
-below 2**24, where float32 holds every integer: all partial sums are exact in whatever order they are added. The bound is computed
-from the actual weights when they are exported and again when they are loaded.
+**Convolutions** are matrix products of integers held in float32. Every weight row is scaled so that
+Σ|w|·max|input| + |bias| stays below 2**24, where float32 holds every integer: all partial sums are exact in
+whatever order they are added. The bound is computed from the actual weights when they are exported and
+again when they are loaded.
 
-**Requantisation**: (sum · multiplier + half) >> shift in int64, then a clamp; one multiplier and shift per output channel.
+**Requantisation**: (sum · multiplier + half) >> shift in int64, then a clamp; one multiplier and shift per
+output channel.
 
-**Fixed point.** Hyper-latent input in steps of 1/8 within ±511; activations in steps of 1/64 within 0 … 511; logarithms (gains,
-scales, skews) in 1/64 octave. Inverse gains of the hyper-latent are applied through a table of 2**(k/64).
-"""
+**Fixed point.** Hyper-latent input in steps of 1/8 within ±511; activations in steps of 1/64 within 0 …
+511; logarithms (gains, scales, skews) in 1/64 octave. Inverse gains of the hyper-latent are applied through
+a table of 2**(k/64)."""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ _EXP2_BITS = 14
 
 
 def interpolate(table: Array, rate_point: int) -> Array:
-    """Rows of an integer table (n, C) interpolated at a rate point 0 … 65535, which spans n − 1 intervals of 65536 / (n − 1)."""
+    """Rows of an integer table (n, C) interpolated at a rate point 0 … 65535, which spans n − 1 intervals
+    of 65536 / (n − 1)."""
     scaled = rate_point * (table.shape[0] - 1)
     low, part = scaled >> RATE_POINT_BITS, scaled & 0xFFFF
     pair = table[low : low + 2].astype(np.int64)
@@ -54,8 +58,9 @@ def interpolate(table: Array, rate_point: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class IntegerConv:
-    """One convolution with requantisation: weight (out, in·k·k) float32 holding integers, bias (out,) int32, multiplier and shift
-    (out,) int32, kernel side k, bounds of the input's magnitude and of the output, and whether a 2× pixel shuffle follows."""
+    """One convolution with requantisation: weight (out, in·k·k) float32 holding integers, bias (out,)
+    int32, multiplier and shift (out,) int32, kernel side k, bounds of the input's magnitude and of the
+    output, and whether a 2× pixel shuffle follows."""
 
     weight: Array
     bias: Array
@@ -69,7 +74,9 @@ class IntegerConv:
 
     def worst_sum(self) -> int:
         """Largest magnitude that any partial sum can reach for any input."""
-        sums = np.abs(self.weight).astype(np.int64).sum(1) * self.input_max + np.abs(self.bias.astype(np.int64))
+        sums = np.abs(self.weight).astype(np.int64).sum(1) * self.input_max + np.abs(
+            self.bias.astype(np.int64)
+        )
         return int(sums.max())
 
     def check(self, name: str) -> None:
@@ -77,14 +84,17 @@ class IntegerConv:
         if not (self.weight == np.rint(self.weight)).all() or np.abs(self.weight).max(initial=0) >= EXACT:
             raise WeightsError(f"{name}: weights are not integers below 2**24")
         if self.worst_sum() >= EXACT:
-            raise WeightsError(f"{name}: a partial sum may reach {self.worst_sum()}, beyond the exact range of 2**24")
+            raise WeightsError(
+                f"{name}: a partial sum may reach {self.worst_sum()}, beyond the exact range of 2**24"
+            )
         if (self.multiplier < 0).any() or (self.multiplier >= 1 << MULTIPLIER_BITS).any():
             raise WeightsError(f"{name}: a multiplier lies outside of 0 … 2**15 − 1")
         if (self.shift < 1).any() or (self.shift > 40).any():
             raise WeightsError(f"{name}: a shift lies outside of 1 … 40")
 
     def __call__(self, x: Array, rows: slice = slice(None)) -> Array:
-        """x (in, h, w) float32 integers → (out, h, w), or (out/4, 2h, 2w) after the shuffle. ``rows``: only these outputs."""
+        """x (in, h, w) float32 integers → (out, h, w), or (out/4, 2h, 2w) after the shuffle. ``rows``: only
+        these outputs."""
         channels, height, width = x.shape
         if self.kernel > 1:
             margin = self.kernel // 2
@@ -108,9 +118,9 @@ class IntegerConv:
 class IntegerHyperSynthesis:
     """The integer network with its gain tables; made from the arrays of a weights file.
 
-    ``rows`` and ``columns`` describe the probability tables (entropy_tables.py): ``scale_step`` and ``skew_step`` are 1/64 octaves per row
-    and per column, ``scale_zero`` the log₂ of row 0's scale in 1/64 octaves.
-    """
+    ``rows`` and ``columns`` describe the probability tables (entropy_tables.py): ``scale_step`` and
+    ``skew_step`` are 1/64 octaves per row and per column, ``scale_zero`` the log₂ of row 0's scale in 1/64
+    octaves."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         try:
@@ -118,10 +128,24 @@ class IntegerHyperSynthesis:
             for i in range(arrays["layers"].item()):
                 part = {k: arrays[f"{i}.{k}"] for k in ("weight", "bias", "multiplier", "shift", "bounds")}
                 bounds = [int(v) for v in part.pop("bounds")]
-                if len(bounds) != 5 or part["weight"].dtype != np.int16 or part["weight"].shape[1] % bounds[0] ** 2:
+                if (
+                    len(bounds) != 5
+                    or part["weight"].dtype != np.int16
+                    or part["weight"].shape[1] % bounds[0] ** 2
+                ):
                     raise WeightsError(f"integer network: layer {i} is malformed")
                 part["weight"] = part["weight"].astype(np.float32)
-                layers.append(IntegerConv(*part.values(), *bounds[:4], bool(bounds[4])))
+                kernel, input_max, output_min, output_max, shuffle = bounds
+                layers.append(
+                    IntegerConv(
+                        **part,
+                        kernel=kernel,
+                        input_max=input_max,
+                        output_min=output_min,
+                        output_max=output_max,
+                        shuffle=bool(shuffle),
+                    )
+                )
             self.layers = layers
             self.gain, self.hyper_inverse = arrays["gain"], arrays["hyper_inverse"]
             self.table_rows, self.table_columns, self.scale_step, self.skew_step, self.scale_zero = (
@@ -135,7 +159,11 @@ class IntegerHyperSynthesis:
             raise WeightsError("integer network: a gain lies beyond ±32 octaves")
         # 2**(k/64) in 14 bits: integers in the file, not computed here
         self.exp2 = arrays["exp2"].astype(np.int64)
-        if self.exp2.shape != (OCTAVE,) or (self.exp2 < 1 << _EXP2_BITS).any() or (self.exp2 >= 2 << _EXP2_BITS).any():
+        if (
+            self.exp2.shape != (OCTAVE,)
+            or (self.exp2 < 1 << _EXP2_BITS).any()
+            or (self.exp2 >= 2 << _EXP2_BITS).any()
+        ):
             raise WeightsError("integer network: the table of 2**(k/64) is wrong")
 
     def hyper_input(self, symbols: Array, rate_point: int) -> Array:
@@ -145,20 +173,27 @@ class IntegerHyperSynthesis:
         product = symbols.astype(np.int64) * self.exp2[exponent & (OCTAVE - 1)][:, None, None]
         right = np.clip(shift, 1, 62)[:, None, None]
         rounded = (product + (np.int64(1) << (right - 1))) >> right
-        # Gains so large that the shift is to the left leave nothing to round; the clamp makes the left shift safe.
+        # Gains so large that the shift is to the left leave nothing to round; the clamp makes it safe.
         left = np.clip(-shift, 0, 20)[:, None, None]
         wide = np.clip(product, -(INPUT_MAX + 1), INPUT_MAX + 1) << left
-        return np.clip(np.where(shift[:, None, None] > 0, rounded, wide), -INPUT_MAX, INPUT_MAX).astype(np.float32)
+        return np.clip(np.where(shift[:, None, None] > 0, rounded, wide), -INPUT_MAX, INPUT_MAX).astype(
+            np.float32
+        )
 
     def table_numbers(self, symbols: Array, rate_point: int, delta: int, channels: int) -> Array:
-        """Table number of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h, w)."""
+        """Table number of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h,
+        w)."""
         x = self.hyper_input(symbols, rate_point)
         for layer in self.layers[:-1]:
             x = layer(x)
         head = self.layers[-1]
         scale = head(x, slice(0, channels)).astype(np.int32)
-        offset = interpolate(self.gain, rate_point)[:channels] - delta * (OCTAVE // DELTA_OCTAVE) - self.scale_zero
-        row = np.clip(_nearest(scale + offset.astype(np.int32)[:, None, None], self.scale_step), 0, self.table_rows - 1)
+        offset = (
+            interpolate(self.gain, rate_point)[:channels] - delta * (OCTAVE // DELTA_OCTAVE) - self.scale_zero
+        )
+        row = np.clip(
+            _nearest(scale + offset.astype(np.int32)[:, None, None], self.scale_step), 0, self.table_rows - 1
+        )
         if self.table_columns == 1:
             return row.astype(np.uint16)
         half = len(head.bias) // 2
@@ -195,15 +230,21 @@ def quantise(
 ) -> dict[str, Array]:
     """Turn a trained float hyper-synthesis into the arrays that IntegerHyperSynthesis takes (export only).
 
-    Each output channel's weights are scaled to use the 24 exact bits as far as they go (at most 15 bits a weight). Steps and
-    zero are in octaves. WeightsError if the result would not be exact.
-    """
+    Each output channel's weights are scaled to use the 24 exact bits as far as they go (at most 15 bits a
+    weight). Steps and zero are in octaves. WeightsError if the result would not be exact."""
     arrays: dict[str, Array] = {
         "gain": fixed_log2(log2_gain),
         "hyper_inverse": fixed_log2(log2_hyper_inverse),
         "exp2": np.rint(2.0 ** (_EXP2_BITS + np.arange(OCTAVE) / OCTAVE)).astype(np.int32),
         "tables": np.array(
-            [table_rows, table_columns, round(scale_step * OCTAVE), round(skew_step * OCTAVE), round(scale_zero * OCTAVE)], np.int32
+            [
+                table_rows,
+                table_columns,
+                round(scale_step * OCTAVE),
+                round(skew_step * OCTAVE),
+                round(scale_zero * OCTAVE),
+            ],
+            np.int32,
         ),
     }
     convs = list(h_s.layers())
@@ -217,7 +258,9 @@ def quantise(
         output_step = OCTAVE if last else ACTIVATION_STEP
         room = EXACT * 0.99
         # unit: what an integer 1 in the sum means; rounding adds at most half an integer a weight
-        need = (np.abs(weight).sum(1) * input_max + np.abs(bias) * input_step) / (room - 0.5 * weight.shape[1] * input_max)
+        need = (np.abs(weight).sum(1) * input_max + np.abs(bias) * input_step) / (
+            room - 0.5 * weight.shape[1] * input_max
+        )
         unit = np.maximum(np.maximum(need, np.abs(weight).max(1) / 32767), 1e-9)
         factor = unit / input_step * output_step
         shift = np.clip(np.floor(MULTIPLIER_BITS - np.log2(factor)) - 1, 1, 40)

@@ -6,17 +6,17 @@
                                                 └──► float features ──► channel context ──► μ, step by step
 
 Both transforms have two paths. The linear one is a 16×16, stride-16 projection that starts as the KLT of
-training patches (synthesis: its transpose); the non-linear one starts at zero and works at 1/8 and 1/16 of the
-resolution (design in the manner of AuxT, ICLR 2025). The latent's *natural domain* is the KLT coefficient over its own
-standard deviation: unit variance in every channel. The gain of a rate point (Cui et al., CVPR 2021) is applied only
-around the rounding, so that in log₂ a gain is an offset of the scale.
+training patches (synthesis: its transpose); the non-linear one starts at zero and works at 1/8 and 1/16 of
+the resolution (design in the manner of AuxT, ICLR 2025). The latent's *natural domain* is the KLT
+coefficient over its own standard deviation: unit variance in every channel. The gain of a rate point (Cui
+et al., CVPR 2021) is applied only around the rounding, so that in log₂ a gain is an offset of the scale.
 
-Every convolution is slimmable by slicing, first channels first (Yang et al., CVPR 2021). Features are scaled and
-shifted per channel by vectors interpolated on the rate point (Choi et al., ICCV 2019).
+Every convolution is slimmable by slicing, first channels first (Yang et al., CVPR 2021). Features are
+scaled and shifted per channel by vectors interpolated on the rate point (Choi et al., ICCV 2019).
 
-Shapes: pictures (B, 3, H, W) in 0…1 with H and W multiples of 16; latent y (B, 320, H/16, W/16); hyper-latent z
-(B, 96, ⌈H/64⌉, ⌈W/64⌉). ``position`` is a rate point as a float in [0, rate_points − 1], shape (B,) or (1,).
-"""
+Shapes: pictures (B, 3, H, W) in 0…1 with H and W multiples of 16; latent y (B, 320, H/16, W/16);
+hyper-latent z (B, 96, ⌈H/64⌉, ⌈W/64⌉). ``position`` is a rate point as a float in [0, rate_points − 1],
+shape (B,) or (1,)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class Width:
 class NetworkConfig:
     """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
 
-    ``checkerboard`` says how many of the first groups are predicted in two phases, the second of which sees the
-    first's neighbours. Only μ depends on it, so it costs no bitstream change.
-    """
+    ``checkerboard`` says how many of the first groups are predicted in two phases, the second of which sees
+    the first's neighbours. Only μ depends on it, so it costs no bitstream change."""
 
     groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
     widths: tuple[Width, ...] = (
@@ -84,7 +83,9 @@ class NetworkConfig:
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:
         """The order of prediction: (group, phase); phase 0 all or even positions, 1 odd ones."""
-        return tuple((g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1))
+        return tuple(
+            (g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1)
+        )
 
     def lmbda(self, position: Tensor) -> Tensor:
         """λ (loss = bits per pixel + λ·MSE in 8-bit levels²) of a rate point: log-uniform over the range."""
@@ -103,13 +104,15 @@ class NetworkConfig:
 
 
 class SlimConv2d(nn.Conv2d):
-    """A convolution that uses the first input channels it is given and the first ``out`` outputs it is asked for."""
+    """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
+    asked for."""
 
-    def forward(self, x: Tensor, out: int | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         return self.scaled(x, None, None, out)
 
     def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:
-        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs nothing."""
+        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs
+        nothing."""
         weight, bias = self.weight[:out, : x.shape[1]], self.bias
         assert bias is not None
         bias = bias[:out]
@@ -117,7 +120,13 @@ class SlimConv2d(nn.Conv2d):
             return F.conv2d(x, weight, bias, self.stride, self.padding)
         scale, shift = scale[:, :out], shift[:, :out]
         if scale.shape[0] == 1:
-            return F.conv2d(x, weight * scale[0, :, None, None, None], bias * scale[0] + shift[0], self.stride, self.padding)
+            return F.conv2d(
+                x,
+                weight * scale[0, :, None, None, None],
+                bias * scale[0] + shift[0],
+                self.stride,
+                self.padding,
+            )
         y = F.conv2d(x, weight, None, self.stride, self.padding)
         shift = shift + scale * bias
         return torch.addcmul(shift[:, :, None, None].to(y.dtype), y, scale[:, :, None, None].to(y.dtype))
@@ -167,7 +176,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(_bias(self.conv2))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        h = F.leaky_relu(self.conv1.scaled(x, *self.conditioning(position), x.shape[1]), 0.1)
+        scale, shift = self.conditioning(position)
+        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, x.shape[1]), 0.1)
         return x + self.conv2(h, x.shape[1])
 
 
@@ -183,7 +193,10 @@ def _zero(conv: SlimConv2d) -> SlimConv2d:
 
 
 class AnalysisTransform(nn.Module):
-    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, channels of the width's groups, H/16, W/16)."""
+    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, channels of the width's groups, H/16,
+    W/16)."""
+
+    deviation: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -202,7 +215,9 @@ class AnalysisTransform(nn.Module):
         channels = self.config.group_ends[size.groups - 1]
         x = x - 0.5
         with torch.autocast(x.device.type, enabled=False):
-            linear = F.conv2d(x, self.klt.weight[:channels], stride=PATCH) / self.deviation[:channels, None, None]
+            linear = (
+                F.conv2d(x, self.klt.weight[:channels], stride=PATCH) / self.deviation[:channels, None, None]
+            )
         h = self.stem(F.pixel_unshuffle(x * 4, 8), size.channels_8)
         for block in self.blocks_8:
             h = block(h, position)
@@ -217,6 +232,8 @@ class SynthesisTransform(nn.Module):
 
     C may be the channels of any number of whole groups; the missing ones count as zero in the natural domain.
     """
+
+    deviation: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -273,12 +290,12 @@ HYPER_INPUT_MAX = 511 / 8
 
 
 class HyperSynthesis(nn.Module):
-    """h_s: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) → log₂ σ and log₂ skew, (B, C, h, w) each.
+    """h_s: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) → log₂ σ and log₂ skew, (B, C,
+    h, w) each.
 
-    Only convolutions, clamps and pixel shuffles, so that integer_net.py can repeat it exactly in integers. Used in float in
-    training and to export; a decoder never runs it. The skew is that of a two-piece Gaussian (AG-VAE):
-    σ_left = σ·2^−skew, σ_right = σ·2^skew.
-    """
+    Only convolutions, clamps and pixel shuffles, so that integer_net.py can repeat it exactly in integers.
+    Used in float in training and to export; a decoder never runs it. The skew is that of a two-piece
+    Gaussian (AG-VAE): σ_left = σ·2^−skew, σ_right = σ·2^skew."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -292,7 +309,13 @@ class HyperSynthesis(nn.Module):
 
     def layers(self) -> Iterator[tuple[SlimConv2d, bool]]:
         """The convolutions in order, each with whether a pixel shuffle follows its activation."""
-        yield from ((self.conv1, False), (self.up1, True), (self.conv2, False), (self.up2, True), (self.conv3, False))
+        yield from (
+            (self.conv1, False),
+            (self.up1, True),
+            (self.conv2, False),
+            (self.up2, True),
+            (self.conv3, False),
+        )
         yield self.head, False
 
     def forward(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,7 +332,8 @@ class HyperSynthesis(nn.Module):
 
 
 class HyperFeatures(nn.Module):
-    """Float features for the context: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) → (B, F, h, w)."""
+    """Float features for the context: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) →
+    (B, F, h, w)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -353,8 +377,7 @@ class ChannelContext(nn.Module):
         self.step_nets = nn.ModuleList(ContextStep(config, g, p) for g, p in config.steps)
 
     def forward(self, step: int, features: Tensor, seen: Tensor, position: Tensor) -> Tensor:
-        mu: Tensor = self.step_nets[step](features, seen, position)
-        return mu
+        return self.step_nets[step](features, seen, position)
 
 
 class Network(nn.Module):
@@ -376,9 +399,9 @@ class Network(nn.Module):
     def start_from_klt(self, basis: Tensor, deviation: Tensor) -> None:
         """Set the linear paths to a KLT and the gains to the steps that suit λ at high rate.
 
-        ``basis`` (C, 3, 16, 16) holds orthonormal rows, ``deviation`` (C,) the coefficients' standard deviations for
-        pictures in 0…1. With L = R + λ·255²·MSE over 3 colours, dL/dΔ = 0 gives Δ² = 18 / (λ·ln 2) in 8-bit levels.
-        """
+        ``basis`` (C, 3, 16, 16) holds orthonormal rows, ``deviation`` (C,) the coefficients' standard
+        deviations for pictures in 0…1. With L = R + λ·255²·MSE over 3 colours, dL/dΔ = 0 gives Δ² = 18 /
+        (λ·ln 2) in 8-bit levels."""
         config = self.config
         for part in (self.g_a, self.g_s):
             part.klt.weight.copy_(basis)

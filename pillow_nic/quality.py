@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 DEFAULT_QUALITY = 0.5
 
@@ -17,10 +18,11 @@ def parse_quality(value: object) -> float:
     and 1 are the ends. ValueError for everything else, bool and NaN among it.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if 0 <= value <= 1:
-            return float(value)
-        if isinstance(value, numbers.Integral) and 2 <= value <= 100:
-            return int(value) / 100
+        number: Any = value  # type checkers know of no order among numbers.Real
+        if 0 <= number <= 1:
+            return float(number)
+        if isinstance(value, numbers.Integral) and 2 <= number <= 100:
+            return int(number) / 100
     raise ValueError(f"quality must be a float from 0 to 1 or an int from 2 to 100 (percent), not {value!r}")
 
 

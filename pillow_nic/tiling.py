@@ -21,7 +21,8 @@ class Tile(NamedTuple):
 
 
 def spans(length: int, side: int, halo: int) -> list[Span]:
-    """Cut ``length`` into tiles of ``side`` (the last may be shorter), each with ``halo`` on both sides inside of the whole."""
+    """Cut ``length`` into tiles of ``side`` (the last may be shorter), each with ``halo`` on both sides
+    inside of the whole."""
     return [
         Span(start, min(start + side, length), max(start - halo, 0), min(start + side + halo, length))
         for start in range(0, length, side)

@@ -28,7 +28,8 @@ _models: dict[tuple[str, str], Model] = {}
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One set of weights, ready to run: the float network on ``device``, and the integer network and tables on the CPU."""
+    """One set of weights, ready to run: the float network on ``device``, and the integer network and tables
+    on the CPU."""
 
     name: str
     hash: bytes
@@ -44,7 +45,8 @@ class Model:
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """``device``, else $NIC_DEVICE, else CUDA, MPS or the CPU, whichever is there first. ValueError for one that is not there.
+    """``device``, else $NIC_DEVICE, else CUDA, MPS or the CPU, whichever is there first. ValueError for one
+    that is not there.
 
     A forked worker whose parent has used CUDA cannot use it: it gets the CPU.
     """
@@ -77,7 +79,9 @@ def find(name: str) -> Path:
         file = folder / f"{name}.safetensors"
         if file.parent == folder and file.is_file():
             return file
-    raise UnsupportedModelError(f"model {name!r} is not installed (installed: {', '.join(available_models()) or 'none'})")
+    raise UnsupportedModelError(
+        f"model {name!r} is not installed (installed: {', '.join(available_models()) or 'none'})"
+    )
 
 
 def load(name: str = DEFAULT_MODEL, device: torch.device | None = None) -> Model:
@@ -100,15 +104,18 @@ def read(file: Path, name: str, device: torch.device) -> Model:
             tensors: dict[str, torch.Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
         with torch.device("meta"):
             network = Network(config)
-        state = {k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")}
+        state = {
+            k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
+        }
         network.load_state_dict(state, assign=True)
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
     arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
     return Model(
         name,
         digest,
-        network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
+        network.eval().requires_grad_(False),
         IntegerHyperSynthesis(_part(arrays, "integer.")),
         Tables.from_arrays(arrays, "tables."),
         Tables.from_arrays(arrays, "hyper_tables."),

@@ -295,7 +295,7 @@ def test_verify(layered: bytes) -> None:
         opened(layered[: len(layered) * 3 // 4]).verify()
     im = opened(layered)
     im.verify()
-    with pytest.raises(OSError, match="cannot load this image"):
+    with pytest.raises(OSError, match="its file has been closed"):
         im.load()
     with pytest.raises(RuntimeError, match="directly after open"):
         im.verify()

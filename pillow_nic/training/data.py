@@ -27,7 +27,9 @@ def read_files(sources: list[Path]) -> Iterator[bytes]:
                     if stream is not None:
                         yield stream.read()
         elif source.is_dir():
-            yield from read_files(sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"}))
+            yield from read_files(
+                sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"})
+            )
         else:
             yield source.read_bytes()
 
@@ -51,8 +53,8 @@ class Pictures:
         self.weights = sizes / sizes.sum()
 
     def crops(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
-        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area, flipped and transposed at
-        random."""
+        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area, flipped
+        and transposed at random."""
         out = []
         for index in rng.choice(len(self.pictures), count, p=self.weights):
             picture = self.pictures[index]
@@ -68,12 +70,17 @@ class Pictures:
 
 
 def klt(pictures: Pictures, channels: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Leading eigenvectors of the patches' second moment about mid-grey: basis (channels, 3, patch, patch), deviation (channels,)."""
+    """Leading eigenvectors of the patches' second moment about mid-grey: basis (channels, 3, patch, patch),
+    deviation (channels,)."""
     moment = torch.zeros(3 * patch * patch, 3 * patch * patch, dtype=torch.float64)
     count = 0
     for _ in range(40):
         crops = pictures.crops(rng, 32, 16 * patch).cpu() - 0.5
-        patches = torch.nn.functional.unfold(crops, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
+        patches = (
+            torch.nn.functional.unfold(crops, patch, stride=patch)
+            .transpose(1, 2)
+            .reshape(-1, 3 * patch * patch)
+        )
         patches = patches.double()
         moment += patches.T @ patches
         count += len(patches)

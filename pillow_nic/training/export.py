@@ -1,9 +1,11 @@
-"""Checkpoint → weights file: half-precision floats, the integer network and integer tables, with the exactness bound verified.
+"""Checkpoint → weights file: half-precision floats, the integer network and integer tables, with the
+exactness bound verified.
 
-    python -m pillow_nic.training.export runs/nic-1/checkpoint.safetensors weights/nic-1.safetensors --valid FOLDER
+    python -m pillow_nic.training.export runs/nic-1/checkpoint.safetensors weights/nic-1.safetensors --valid
+    FOLDER
 
-prints the bits used of the 24 exact ones, and what integers cost in rate against the float model they come from.
-"""
+prints the bits used of the 24 exact ones, and what integers cost in rate against the float model they come
+from."""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def export(checkpoint: Path, out: Path) -> None:
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     tensors: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
-        # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay as they are.
+        # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay.
         half = key.startswith("network.") and value.dim() == 4
         if key.startswith("network.") or value.is_floating_point():
             tensors[key] = value.half() if half else value
@@ -76,33 +78,48 @@ def export(checkpoint: Path, out: Path) -> None:
 
 
 @torch.no_grad()
-def integer_cost(file: Path, checkpoint: Path, folder: Path, qualities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> None:
-    """Print, per quality, the float model's estimated bits per pixel on validation pictures and the real files'."""
+def integer_cost(
+    file: Path, checkpoint: Path, folder: Path, qualities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+) -> None:
+    """Print, per quality, the float model's estimated bits per pixel on validation pictures and the real
+    files'."""
     config, state, _ = load_checkpoint(checkpoint)
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
     loaded = weights.load(file.stem, torch.device("cpu"))
-    print("integer network, bits of 24 per layer:", " ".join(f"{b:.2f}" for b in loaded.integer_net.bits_used()))
+    print(
+        "integer network, bits of 24 per layer:", " ".join(f"{b:.2f}" for b in loaded.integer_net.bits_used())
+    )
     for quality in qualities:
         estimated, real = [], []
         for x in validation_pictures(folder, 24, torch.device("cpu")):
             position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
             estimated.append(forward(model, x, position, hard=True).bpp.item())
             pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
-            real.append(8 * len(codec.encode(pixels, quality=quality, model=file.stem, device="cpu")) / pixels[..., 0].size)
+            real.append(
+                8
+                * len(codec.encode(pixels, quality=quality, model=file.stem, device="cpu"))
+                / pixels[..., 0].size
+            )
         change = 100 * (np.mean(real) / np.mean(estimated) - 1)
-        print(f"quality {quality}: float estimate {np.mean(estimated):.4f} bpp, files {np.mean(real):.4f} bpp, {change:+.2f} %")
+        print(
+            f"quality {quality}: float estimate {np.mean(estimated):.4f} bpp, "
+            f"files {np.mean(real):.4f} bpp, {change:+.2f} %"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--valid", type=Path, help="folder of pictures to measure the cost of integers on")
     args = parser.parse_args(arguments)
     export(args.checkpoint, args.out)
-    print(f"{args.out}: {args.out.stat().st_size} bytes, hash {weights.read(args.out, args.out.stem, torch.device('cpu')).hash.hex()}")
+    digest = weights.read(args.out, args.out.stem, torch.device("cpu")).hash
+    print(f"{args.out}: {args.out.stat().st_size} bytes, hash {digest.hex()}")
     if args.valid:
         integer_cost(args.out, args.checkpoint, args.valid)
 

@@ -13,7 +13,8 @@ from ..network import Network, NetworkConfig
 
 
 class TrainingModel(nn.Module):
-    """The network and what only training needs: the factorised prior of the hyper-latent (Ballé et al., ICLR 2018)."""
+    """The network and what only training needs: the factorised prior of the hyper-latent (Ballé et al.,
+    ICLR 2018)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -23,7 +24,8 @@ class TrainingModel(nn.Module):
 
 @dataclass
 class Result:
-    """Per picture: bits per pixel in all and of the hyper-latent, MSE in 8-bit levels², and the reconstruction in 0…1."""
+    """Per picture: bits per pixel in all and of the hyper-latent, MSE in 8-bit levels², and the
+    reconstruction in 0…1."""
 
     bpp: Tensor
     hyper_bpp: Tensor
@@ -41,8 +43,9 @@ def forward(
     groups: int | None = None,
     hard: bool = False,
 ) -> Result:
-    """Code pictures ``x`` (B, 3, H, W) at rate points ``position`` (B,), with step exponent ``delta`` (octaves), at a width,
-    keeping the first ``groups`` groups. ``hard``: bits of the rounded symbols, and pictures rounded to 8 bits."""
+    """Code pictures ``x`` (B, 3, H, W) at rate points ``position`` (B,), with step exponent ``delta``
+    (octaves), at a width, keeping the first ``groups`` groups. ``hard``: bits of the rounded symbols, and
+    pictures rounded to 8 bits."""
     network = model.network
     config = network.config
     kept = config.widths[width].groups if groups is None else groups

@@ -2,9 +2,9 @@
 
     python -m pillow_nic.training --data TARS_OR_FOLDERS… --valid FOLDER --out runs/nic-1 --minutes 60
 
-and go on from shipped weights or a checkpoint with ``--resume FILE``. Time or steps set the schedule: warm-up, then a cosine
-to 1 % of the peak; the moving average of the weights is what is validated, saved for export and shipped.
-"""
+and go on from shipped weights or a checkpoint with ``--resume FILE``. Time or steps set the schedule:
+warm-up, then a cosine to 1 % of the peak; the moving average of the weights is what is validated, saved for
+export and shipped."""
 
 from __future__ import annotations
 
@@ -58,11 +58,17 @@ class TrainConfig:
     valid_pictures: int = 24
 
 
-def save_checkpoint(path: Path, model: TrainingModel, ema: dict[str, Tensor], config: TrainConfig, done: dict[str, float]) -> None:
+def save_checkpoint(
+    path: Path, model: TrainingModel, ema: dict[str, Tensor], config: TrainConfig, done: dict[str, float]
+) -> None:
     """Weights and their moving average (``ema.`` prefix) with both configurations, as safetensors."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     tensors |= {f"ema.{k}": v.detach().cpu().contiguous() for k, v in ema.items()}
-    metadata = {"network": model.network.config.to_json(), "training": json.dumps(asdict(config)), "done": json.dumps(done)}
+    metadata = {
+        "network": model.network.config.to_json(),
+        "training": json.dumps(asdict(config)),
+        "done": json.dumps(done),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
@@ -81,12 +87,16 @@ def load_checkpoint(path: Path) -> tuple[NetworkConfig, dict[str, Tensor], dict[
 
 
 def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """The linear paths hold small, well-started numbers: they learn at a fraction of the rate. The factorised prior is slow to
-    leave its start: it learns faster."""
-    linear, prior, other = [], [], []
+    """The linear paths hold small, well-started numbers: they learn at a fraction of the rate. The
+    factorised prior is slow to leave its start: it learns faster."""
+    linear: list[Tensor] = []
+    prior: list[Tensor] = []
+    other: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if not name.endswith("quantiles"):
-            (linear if ".klt." in name else prior if name.startswith("hyper_prior.") else other).append(parameter)
+            (linear if ".klt." in name else prior if name.startswith("hyper_prior.") else other).append(
+                parameter
+            )
     groups = [
         {"params": other, "scale": 1.0},
         {"params": linear, "scale": config.linear_lr},
@@ -100,8 +110,11 @@ def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Opt
 
 
 @torch.no_grad()
-def validate(model: TrainingModel, pictures: list[Tensor], positions: list[float], bf16: bool, width: int = -1) -> list[dict[str, float]]:
-    """Mean bits per pixel (estimated, hyper-latent included) and PSNR over pictures at each rate point, truly rounded."""
+def validate(
+    model: TrainingModel, pictures: list[Tensor], positions: list[float], bf16: bool, width: int = -1
+) -> list[dict[str, float]]:
+    """Mean bits per pixel (estimated, hyper-latent included) and PSNR over pictures at each rate point,
+    truly rounded."""
     model.eval()
     rows = []
     for position in positions:
@@ -112,7 +125,14 @@ def validate(model: TrainingModel, pictures: list[Tensor], positions: list[float
             bpp.append(result.bpp.item())
             hyper.append(result.hyper_bpp.item())
             psnr.append(10 * math.log10(255**2 / result.mse.item()))
-        rows.append({"position": position, "bpp": float(np.mean(bpp)), "hyper": float(np.mean(hyper)), "psnr": float(np.mean(psnr))})
+        rows.append(
+            {
+                "position": position,
+                "bpp": float(np.mean(bpp)),
+                "hyper": float(np.mean(hyper)),
+                "psnr": float(np.mean(psnr)),
+            }
+        )
     model.train()
     return rows
 
@@ -134,7 +154,10 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     rng = np.random.default_rng(config.seed)
     device = torch.device(config.device)
     pictures = Pictures([Path(p) for p in config.data], device)
-    print(f"{len(pictures.pictures)} pictures, {pictures.megapixels:.0f} Mpixel, {time.time() - start:.0f} s", flush=True)
+    print(
+        f"{len(pictures.pictures)} pictures, {pictures.megapixels:.0f} Mpixel, {time.time() - start:.0f} s",
+        flush=True,
+    )
     done = {"steps": 0.0, "crops": 0.0, "minutes": 0.0}
     if config.resume:
         network, state, before = load_checkpoint(Path(config.resume))
@@ -144,7 +167,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     else:
         model = TrainingModel(network or NetworkConfig())
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = make_optimizer(model, config)
     valid = validation_pictures(Path(config.valid), config.valid_pictures, device) if config.valid else []
@@ -166,8 +190,10 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         side = config.last_crop if last else config.crop
         count = max(1, round(config.batch * (config.crop / side) ** 2))
         x = pictures.crops(rng, count, side).contiguous(memory_format=torch.channels_last)
-        # One rate point per picture, stratified over the batch so that no step sees only one end of the range.
-        position = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count * points).float().to(device)
+        # One rate point per picture, spread over the batch: no step sees only one end of the range.
+        position = (
+            torch.from_numpy((rng.permutation(count) + rng.random(count)) / count * points).float().to(device)
+        )
         width, kept, delta = -1, groups, 0.0
         if part > config.mixed_from:
             if rng.random() < config.mixed_width:
@@ -183,7 +209,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         weight = (lmbda / 0.01) ** -config.lmbda_weight
         loss = (weight * (result.bpp + lmbda * result.mse)).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         if torch.isfinite(norm):
             optimizer.step()
@@ -195,17 +221,28 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
                     ema[key].lerp_(value, 1 - decay)
         if width == -1 and kept == groups:
             psnr = 10 * (255**2 / result.mse.detach()).log10().mean()
-            log.append((loss.item(), result.bpp.mean().item(), result.hyper_bpp.mean().item(), psnr.item(), norm.item()))
+            log.append(
+                (
+                    loss.item(),
+                    result.bpp.mean().item(),
+                    result.hyper_bpp.mean().item(),
+                    psnr.item(),
+                    norm.item(),
+                )
+            )
         if step in (1, 10, 50) or step % 100 == 0:
             mean = np.mean(log[-100:], 0)
             print(
-                f"step {step} {elapsed:.1f} min lr {config.lr * rate:.2e} loss {mean[0]:.4f} bpp {mean[1]:.4f} "
-                f"hyper {mean[2]:.4f} psnr {mean[3]:.2f} norm {mean[4]:.2f} {crops / (time.time() - begin):.1f} crops/s",
+                f"step {step} {elapsed:.1f} min lr {config.lr * rate:.2e} loss {mean[0]:.4f} "
+                f"bpp {mean[1]:.4f} hyper {mean[2]:.4f} psnr {mean[3]:.2f} norm {mean[4]:.2f} "
+                f"{crops / (time.time() - begin):.1f} crops/s",
                 flush=True,
             )
         if time.time() - saved > 300:
             saved = time.time()
-            save_checkpoint(out / "checkpoint.safetensors", model, ema, config, done | {"steps": done["steps"] + step})
+            save_checkpoint(
+                out / "checkpoint.safetensors", model, ema, config, done | {"steps": done["steps"] + step}
+            )
 
     done = {
         "steps": done["steps"] + step,
@@ -221,7 +258,11 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pillow_nic.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pillow_nic.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     defaults = TrainConfig()
     for name, value in asdict(defaults).items():
         flag = "--" + name.replace("_", "-")
@@ -232,9 +273,9 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             kind = {"steps": int}.get(name, str if value is None else type(value))
             parser.add_argument(flag, type=kind, default=value)
-    parser.add_argument("--network", default="{}", help="JSON of NetworkConfig fields that differ from the defaults")
+    parser.add_argument(
+        "--network", default="{}", help="JSON of NetworkConfig fields that differ from the defaults"
+    )
     args = vars(parser.parse_args(arguments))
     network = NetworkConfig(**json.loads(args.pop("network")))
     train(TrainConfig(**args), network)
-
-

@@ -1,0 +1,488 @@
+"""The whole pipeline on the installed model: sizes, modes, layers, tiles, damage; not how well it is trained."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import random_network
+
+from pillow_nic import codec, container, weights
+from pillow_nic.codec import decode, encode
+from pillow_nic.container import Container, Header
+from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
+from pillow_nic.metadata import Metadata
+from pillow_nic.network import Network
+
+Pixels = codec.Pixels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_cpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIC_DEVICE", "cpu")
+        yield
+
+
+@pytest.fixture(scope="module")
+def model() -> weights.Model:
+    return weights.load(device=torch.device("cpu"))
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Pixels:
+    """Waves, hard edges and noise: something in every channel of the latent."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([127 + 80 * np.sin(x / (17 + 9 * c) + y / (31 - 5 * c)) for c in range(channels)], -1)
+    edges = 60 * ((x // 23 + y // 29) % 2 - 0.5)[..., None]
+    return np.clip(waves + edges + random.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    return 10 * np.log10(255**2 / np.square(a.astype(float) - b).mean())
+
+
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    return encode(picture(40, 24), quality=0.2)
+
+
+@pytest.fixture(scope="module")
+def layered() -> bytes:
+    return encode(picture(70, 90), quality=1.0, layers=7)
+
+
+def changed(data: bytes, **fields: object) -> bytes:
+    """The file with other header fields and every CRC right."""
+    parsed = container.parse(data)
+    return container.dump(Container(replace(parsed.header, **fields), parsed.chunks, parsed.streams))
+
+
+# -------------------------------------------------------------------------------------------- sizes and modes
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 3),
+        (1, 100, 3),
+        (100, 1, 3),
+        (17, 33, 3),
+        (64, 64, 3),
+        (16, 65, 3),
+        (50, 60),
+        (1, 1),
+        (50, 60, 2),
+        (33, 47, 4),
+    ],
+)
+@pytest.mark.parametrize("quality", [0.0, 0.6, 1.0])
+def test_shape_comes_back(shape: tuple[int, ...], quality: float) -> None:
+    pixels = picture(*shape[:2], (*shape, 1)[2])
+    pixels = pixels.reshape(shape)
+    data = encode(pixels, quality=quality)
+    header = container.read_info(data)[0]
+    assert (header.height, header.width) == shape[:2]
+    assert header.mode == {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
+    assert header.rate_point == round(quality * 65535)
+    assert (header.model, header.delta, header.layers) == ("nic-1", 0, 1)
+    decoded = decode(data)
+    assert decoded.shape == shape
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.c_contiguous
+
+
+def test_decoded_picture_is_that_picture() -> None:
+    pixels = picture(64, 80)
+    # far below what any model reaches: this says which picture it is, not how good
+    assert psnr(decode(encode(pixels, quality=1.0)), pixels) > 20
+    assert psnr(decode(encode(pixels, quality=0.0)), pixels) > 12
+    assert psnr(decode(encode(255 - pixels, quality=1.0)), pixels) < 12
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (30, 40, 2)])
+def test_grey_is_coded_as_three_equal_colours_and_stays_grey(shape: tuple[int, ...]) -> None:
+    pixels = picture(*shape[:2], 2).reshape(30, 40, -1)[..., : 1 if len(shape) == 2 else 2].reshape(shape)
+    data = encode(pixels, quality=0.7)
+    decoded = decode(data)
+    assert decoded.shape == shape
+    # what the same streams say in colour, with the channels' mean taken by hand
+    parsed = container.parse(data)
+    colours = decode(container.dump(Container(replace(parsed.header, mode="RGB"), {}, parsed.streams)))
+    np.testing.assert_array_equal(decoded.reshape(30, 40, -1)[..., 0], np.rint(colours.mean(2)))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_lossless(channels: int) -> None:
+    pixels = picture(37, 50, channels)
+    alphas = np.random.default_rng(1).integers(0, 256, (37, 50)), np.full((37, 50), 255), np.eye(37, 50) * 255
+    for alpha in alphas:
+        pixels[..., -1] = alpha
+        np.testing.assert_array_equal(decode(encode(pixels, quality=0.0))[..., -1], pixels[..., -1])
+
+
+def test_colours_that_cannot_be_seen_do_not_count() -> None:
+    pixels = picture(40, 40, 4)
+    pixels[..., 3] = 255
+    pixels[10:30, 5:25, 3] = 0
+    other = pixels.copy()
+    other[10:30, 5:25, :3] = np.random.default_rng(2).integers(0, 256, (20, 20, 3))
+    assert encode(pixels) == encode(other)
+
+
+def test_small_files_have_little_overhead() -> None:
+    data = encode(picture(64, 64))
+    streams = container.parse(data).streams
+    assert len(data) - sum(len(stream) for layer in streams for stream in layer) < 64
+
+
+def test_same_bytes_every_time() -> None:
+    pixels = picture(50, 70)
+    assert encode(pixels) == encode(pixels)
+    assert encode(pixels) != encode(pixels, quality=0.51)
+
+
+@pytest.mark.parametrize(
+    "view", [lambda p: p[::-1], lambda p: p[:, ::2], lambda p: p.transpose(1, 0, 2), np.asfortranarray]
+)
+def test_views_of_arrays(view: Callable[[Pixels], Pixels]) -> None:
+    for channels in (3, 4):
+        pixels = view(picture(40, 50, channels))
+        assert encode(pixels) == encode(np.ascontiguousarray(pixels))
+
+
+def test_pixels_are_left_alone() -> None:
+    for channels in (1, 2, 3, 4):
+        pixels = picture(20, 20, channels).squeeze()
+        before = pixels.copy()
+        pixels.setflags(write=False)
+        encode(pixels)
+        np.testing.assert_array_equal(pixels, before)
+
+
+def test_metadata_and_bytes_behind_the_file(small: bytes) -> None:
+    data = encode(picture(16, 16), metadata=Metadata(comment=b"hello", xmp=b"<x/>"))
+    assert Metadata.from_chunks(container.read_info(data)[1]) == Metadata(comment=b"hello", xmp=b"<x/>")
+    assert decode(data).shape == (16, 16, 3)
+    np.testing.assert_array_equal(decode(small + b"tail"), decode(small))
+
+
+# --------------------------------------------------------------------------------------------- layers, widths
+
+
+def test_decoding_the_first_layers(layered: bytes) -> None:
+    assert container.read_info(layered)[0].layer_ends == (1, 2, 3, 4, 5, 6, 7)
+    ends = container.layer_offsets(layered)
+    decoded = [decode(layered, layers=k) for k in range(1, 8)]
+    for k, pixels in enumerate(decoded, 1):
+        assert pixels.shape == (70, 90, 3)
+        # a file cut behind a layer, or within the next one, is the same picture
+        np.testing.assert_array_equal(decode(layered[: ends[k - 1]], partial=True), pixels)
+        if k < 7:
+            np.testing.assert_array_equal(decode(layered[: ends[k] - 1], partial=True), pixels)
+            assert not np.array_equal(decoded[k], pixels)
+    np.testing.assert_array_equal(decoded[-1], decode(layered))
+
+
+def test_layers_say_the_same_as_one_layer(layered: bytes) -> None:
+    whole = encode(picture(70, 90), quality=1.0, layers=1)
+    assert container.read_info(whole)[0].layer_ends == (7,)
+    np.testing.assert_array_equal(decode(whole), decode(layered))
+    assert len(whole) < len(layered) < len(whole) + 6 * 12
+
+
+@pytest.mark.parametrize(
+    ("layers", "ends"), [(1, (7,)), (2, (1, 7)), (5, (1, 2, 3, 4, 7)), (7, (1, 2, 3, 4, 5, 6, 7))]
+)
+def test_number_of_layers(layers: int, ends: tuple[int, ...]) -> None:
+    data = encode(picture(48, 48), quality=1.0, layers=layers)
+    assert container.read_info(data)[0].layer_ends == ends
+
+
+def test_larger_pictures_have_all_layers_by_default() -> None:
+    assert container.read_info(encode(picture(128, 128), quality=1.0))[0].layers == 1
+    assert container.read_info(encode(picture(128, 129), quality=1.0))[0].layers == 7
+
+
+def test_layers_that_would_be_empty_are_not_written(model: weights.Model) -> None:
+    data = encode(np.full((32, 32, 3), 128, np.uint8), quality=0.0, layers=7)
+    parsed = container.parse(data)
+    assert parsed.header.layers == 1 or any(parsed.streams[-1])
+    assert decode(data).shape == (32, 32, 3)
+    assert decode(data, layers=1).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("width", range(1, 7))
+def test_every_width(width: int) -> None:
+    pixels = picture(48, 60)
+    data = encode(pixels, quality=0.8, width=width)
+    header = container.read_info(data)[0]
+    assert (header.width_index, header.groups) == (width - 1, width + 1)
+    assert decode(data).shape == pixels.shape
+    with pytest.raises(ValueError, match=f"layers must be from 1 to {width + 1}"):
+        encode(pixels, width=width, layers=width + 2)
+
+
+def test_step_exponent_reaches_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, make = picture(64, 64), codec._header
+
+    def coded(delta: int) -> bytes:
+        monkeypatch.setattr(codec, "_header", lambda *options: replace(make(*options), delta=delta))
+        return encode(pixels, quality=0.7)
+
+    coarse, middle, fine = coded(8), coded(0), coded(-8)
+    assert len(coarse) < len(middle) < len(fine)
+    for data in (coarse, fine):
+        assert psnr(decode(data), decode(middle)) > 20
+
+
+# ------------------------------------------------------------------------------------------------------ tiles
+
+
+def header_for(model: weights.Model, height: int, width: int, tile_log2: int) -> Header:
+    return Header("RGB", width, height, 40000, 0, 5, (7,), tile_log2, model.name, model.hash)
+
+
+@pytest.fixture(scope="module")
+def restless(model: weights.Model) -> weights.Model:
+    """The shipped architecture with random parameters, whose non-linear paths reach as far as they can."""
+    return replace(model, network=random_network(model.config, spread=1.0))
+
+
+@pytest.mark.parametrize("which", ["installed", "random"])
+def test_transforms_know_nothing_of_tiles(model: weights.Model, restless: weights.Model, which: str) -> None:
+    chosen = model if which == "installed" else restless
+    pixels = picture(300, 270)
+    tiled, whole = header_for(chosen, 300, 270, 7), header_for(chosen, 300, 270, 9)
+    assert tiled.tile_grid == (3, 3)
+    with torch.inference_mode():
+        latent = codec._analyse(chosen, pixels, whole)
+        largest = latent.abs().max().item()
+        torch.testing.assert_close(codec._analyse(chosen, pixels, tiled), latent, atol=1e-4 * largest, rtol=0)
+        seamless = codec._synthesise(chosen, latent, whole).astype(int)
+        assert len(np.unique(seamless)) > 50
+        assert np.abs(codec._synthesise(chosen, latent, tiled) - seamless).max() <= 1
+
+
+def test_halo_is_no_larger_than_it_must_be(restless: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One position less and the tiles show: the test above would notice.
+    pixels = picture(280, 130)
+    monkeypatch.setattr(codec, "_halo", lambda model: 4)
+    with torch.inference_mode():
+        latents = [codec._analyse(restless, pixels, header_for(restless, 280, 130, t)) for t in (7, 9)]
+    assert (latents[0] - latents[1]).abs().max() > 1e-3 * latents[1].abs().max()
+
+
+def test_picture_of_several_tiles(model: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(1100, 1050)
+    data = encode(pixels, quality=0.5)
+    header = container.read_info(data)[0]
+    assert header.tile_grid == (2, 2)
+    tiled = decode(data)
+    assert tiled.shape == pixels.shape
+    monkeypatch.setattr(codec, "TILE_LOG2", 11)
+    one = encode(pixels, quality=0.5)
+    assert container.read_info(one)[0].tiles == 1
+    whole = decode(one)
+    # Latents of tiles are coded apart: near a border their means, and so their rounding, differ; no more than that.
+    assert abs(psnr(tiled, pixels) - psnr(whole, pixels)) < 0.05
+    assert abs(len(data) / len(one) - 1) < 0.02
+    error = np.square(tiled.astype(float) - pixels).mean(2)
+    border = np.zeros(error.shape, bool)
+    border[1016:1032] = border[:, 1016:1032] = True
+    assert error[border].mean() < 1.3 * error[~border].mean()
+    inside = np.s_[:800, :800]  # beyond the reach of what differs at the borders, rounding apart
+    assert np.abs(tiled[inside].astype(int) - whole[inside]).max() <= 1
+
+
+def test_tiles_with_layers_and_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "TILE_LOG2", 6)
+    pixels = picture(70, 140, 4)
+    data = encode(pixels, quality=1.0, layers=3)
+    parsed = container.parse(data)
+    assert parsed.header.tile_grid == (3, 2)
+    assert [len(layer) for layer in parsed.streams] == [6, 6, 6]
+    for layers in (1, 2, 3):
+        decoded = decode(data, layers=layers)
+        assert decoded.shape == pixels.shape
+        np.testing.assert_array_equal(decoded[..., 3], pixels[..., 3])
+    assert psnr(decode(data)[..., :3], pixels[..., :3]) > 15
+
+
+# ---------------------------------------------------------------------------------------- devices and threads
+
+
+def drifted(network: Network) -> Network:
+    """The network as another device computes it: every number off by about a float's last bits."""
+    network = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.mul_(1 + 3e-7 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def test_float_drift_of_the_decoder_is_invisible(
+    model: weights.Model, monkeypatch: pytest.MonkeyPatch, layered: bytes
+) -> None:
+    expected = decode(layered)
+    monkeypatch.setattr(weights, "load", lambda *_: replace(model, network=drifted(model.network)))
+    assert np.abs(decode(layered).astype(int) - expected).max() <= 1
+
+
+def test_many_threads(layered: bytes) -> None:
+    pixels, expected = picture(70, 90), decode(layered)
+    outcomes: list[bool] = []
+
+    def work(number: int) -> None:
+        if number % 2:
+            outcomes.append(np.array_equal(decode(layered), expected))
+        else:
+            outcomes.append(encode(pixels, quality=1.0, layers=7) == layered)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [True] * 6
+
+
+# ----------------------------------------------------------------------------------------------------- damage
+
+
+def test_every_truncation_is_noticed(small: bytes) -> None:
+    for size in range(len(small)):
+        with pytest.raises(OSError, match=".") as caught:
+            decode(small[:size])
+        assert isinstance(caught.value, BitstreamError), size
+        with pytest.raises(TruncatedError):
+            decode(small[:size], partial=True)
+
+
+def test_every_truncation_of_a_layered_file_is_noticed(layered: bytes) -> None:
+    for size in (*range(0, len(layered), 97), len(layered) - 1):
+        with pytest.raises(TruncatedError):
+            decode(layered[:size])
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_every_flipped_byte_is_noticed(small: bytes, mask: int) -> None:
+    for position in range(len(small)):
+        damaged = bytearray(small)
+        damaged[position] ^= mask
+        with pytest.raises(OSError, match="."):
+            decode(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x89", b"Just a text file called x.nic\n" * 9, b"\x89PNG\r\n\x1a\n" + bytes(90)]
+)
+def test_other_files(data: bytes) -> None:
+    with pytest.raises(BitstreamError):
+        decode(data)
+
+
+def test_stream_that_its_writer_could_not_have_made(small: bytes) -> None:
+    parsed = container.parse(small)
+    (stream,) = parsed.streams[0]
+    for other in (b"", stream[:-1], stream[:-4], stream + b"\1\2\3\4", stream + b"\0", b"\xff" * 400):
+        forged = container.dump(Container(parsed.header, parsed.chunks, [[other]]))
+        with pytest.raises(BitstreamError):
+            decode(forged)
+
+
+def test_file_for_another_model(small: bytes) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"model 'nic-9' is not installed"):
+        decode(changed(small, model="nic-9"))
+    with pytest.raises(UnsupportedModelError, match=r"of hash 00010203"):
+        decode(changed(small, model_hash=b"\0\1\2\3"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"width_index": 6}, {"width_index": 0}, {"layer_ends": (8,)}, {"layer_ends": (32,)}]
+)
+def test_file_that_its_model_cannot_have_made(small: bytes, fields: dict[str, object]) -> None:
+    with pytest.raises(BitstreamError, match="header: width"):
+        decode(changed(small, **fields))
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    "quality", [-0.01, 1.01, 2.0, 101, -1, float("nan"), float("inf"), True, "0.5", None]
+)
+def test_bad_quality_before_anything(quality: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "load", None)
+    with pytest.raises(ValueError, match="quality"):
+        encode(picture(16, 16), quality=quality)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((8, 8, 3), np.float32),
+        ((8, 8, 3), np.uint16),
+        ((8, 8), bool),
+        ((8,), np.uint8),
+        ((8, 8, 5), np.uint8),
+        ((2, 8, 8, 3), np.uint8),
+    ],
+)
+def test_bad_pixels_before_anything(
+    shape: tuple[int, ...], dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "load", None)
+    with pytest.raises(ValueError, match="pixels"):
+        encode(np.zeros(shape, dtype))
+
+
+_ALPHA_OF_NOTHING = pytest.mark.xfail(strict=True, raises=IndexError, reason="encode_alpha wants a pixel")
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 3), (8, 0), pytest.param((0, 0, 4), marks=_ALPHA_OF_NOTHING)])
+def test_no_pixels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        encode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 0}, "layers must be from 1 to 7, not 0"),
+        ({"layers": 8}, "layers must be from 1 to 7, not 8"),
+        ({"layers": -1}, "layers"),
+        ({"layers": 4, "width": 2}, "layers must be from 1 to 3, not 4"),
+        ({"width": 0}, "width must be from 1 to 6, not 0"),
+        ({"width": 7}, "width must be from 1 to 6, not 7"),
+        ({"device": "quantum"}, "unknown device 'quantum'"),
+    ],
+)
+def test_bad_options_before_any_network_runs(
+    options: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "_analyse", None)
+    with pytest.raises(ValueError, match=message):
+        encode(picture(16, 16), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"layers": 2.5}, {"layers": "2"}, {"width": 1.5}])
+def test_options_of_another_type(options: dict[str, object]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        encode(picture(16, 16), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layers", [0, -1, 2, 99])
+def test_layers_that_the_file_does_not_have(small: bytes, layers: int) -> None:
+    with pytest.raises(ValueError, match="layers"):
+        decode(small, layers=layers)
+
+
+def test_decoding_on_a_device_that_is_not_there(small: bytes) -> None:
+    with pytest.raises(ValueError, match="unknown device 'quantum'"):
+        decode(small, device="quantum")

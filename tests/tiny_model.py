@@ -1,0 +1,78 @@
+"""Models small enough to be made in a test: a tiny architecture, random parameters, its weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pillow_nic.entropy_tables import Tables, gaussian_pmf, gaussian_tables, table_from_pmf
+from pillow_nic.integer_net import Array, quantise
+from pillow_nic.network import Network, NetworkConfig, Width
+
+CONFIG = NetworkConfig(
+    groups=(8, 8, 16),
+    widths=(Width(1, 8, 8), Width(2, 12, 16), Width(3, 16, 24)),
+    blocks_8=2,
+    blocks_16=1,
+    hyper_channels=6,
+    hyper_hidden=10,
+    features=7,
+    context_hidden=9,
+    checkerboard=1,
+    rate_points=4,
+)
+"""Every number differs from its neighbours where it can, so that a mixed-up one does not fit."""
+
+
+def random_network(config: NetworkConfig = CONFIG, seed: int = 1, spread: float = 0.5) -> Network:
+    """A network in which every parameter counts: nothing is left at what training starts from.
+
+    ``spread``: the standard deviation of what a convolution gives for inputs of variance 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(config)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 4:
+                parameter.copy_(noise * spread / parameter[0].numel() ** 0.5)
+            elif name.endswith(("log2_gain", "conditioning.scale")):
+                parameter.copy_(1 + 0.3 * noise)
+            elif name.endswith("log2_inverse"):
+                parameter.copy_(-1 + 0.3 * noise)
+            else:
+                parameter.copy_(0.2 * noise)
+    return network.eval().requires_grad_(False)
+
+
+def integer_arrays(network: Network) -> dict[str, Array]:
+    """The arrays of its integer network, with the tables' geometry that export uses."""
+    return quantise(
+        network.h_s,
+        network.gain.log2_gain.numpy(),
+        network.hyper_gain.log2_inverse.numpy(),
+        table_rows=48,
+        table_columns=7,
+        scale_step=1 / 4,
+        skew_step=1 / 4,
+        scale_zero=float(np.log2(0.12)),
+    )
+
+
+def weights_tensors(network: Network) -> dict[str, torch.Tensor]:
+    """All tensors of its weights file, by their names."""
+    arrays = {f"integer.{k}": v for k, v in integer_arrays(network).items()}
+    arrays |= gaussian_tables(48, 7).to_arrays("tables.")
+    hyper = [table_from_pmf(*gaussian_pmf(3.0 + c, 3.0)) for c in range(network.config.hyper_channels)]
+    arrays |= Tables.join(hyper).to_arrays("hyper_tables.")
+    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    return tensors | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+
+
+def save_weights(file: Path, network: Network) -> Path:
+    """Write the network's weights file and return its path."""
+    save_file(weights_tensors(network), file, {"network": network.config.to_json()})
+    return file
