@@ -75,7 +75,7 @@ def test_rows_are_those_of_the_float_network(
     for integer, exact in ((numbers // 7, rows), (numbers % 7, columns)):
         assert len(np.unique(integer)) > 4  # the comparison says something
         error = np.abs(integer - exact)
-        # Rounding to a row is 0.5 at most; the input's steps of 1/8 and the activations' of 1/64 add a little.
+        # Rounding to a row is 0.5 at most; the steps of the input and of the activations add a little.
         assert error.max() < 0.5 + 0.25
         assert error.mean() < 0.25 + 0.02
         assert (np.rint(exact) == integer).mean() > 0.93

@@ -43,7 +43,7 @@ def macs_per_pixel(run: Callable[[], object]) -> float:
 
 
 def costs(network: Network, width: int) -> dict[str, float]:
-    """MAC per pixel of each part at a width; of the hyper-synthesis's head, only the outputs that it needs."""
+    """MAC per pixel of each part at a width; of the hyper-synthesis's head, only the outputs needed."""
     config, position = network.config, at(2.5)
     groups = config.widths[width].groups
     channels = config.group_ends[groups - 1]

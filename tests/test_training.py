@@ -1,7 +1,7 @@
 """Training on a tiny network and made-up pictures: it learns, resumes, and exports what the codec can use.
 
 Needs the ``train`` extra: ``pytest -m training tests/test_training.py``. What the extra brings is imported within
-the tests, so that this file can be collected without it.
+tests, so that this file can be collected without it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import math
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,11 +79,27 @@ def parts() -> SimpleNamespace:
     return SimpleNamespace(data=data, export=export, loss=loss, train=train)
 
 
+@pytest.fixture(scope="module")
+def whole_klt(parts: SimpleNamespace, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """All 768 vectors and deviations of the pictures' KLT: ten seconds, once."""
+    torch.set_num_threads(1)
+    return parts.data.klt(parts.data.Pictures([data], CPU), 768, 16, np.random.default_rng(4))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _klt_once(
+    parts: SimpleNamespace, whole_klt: tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            parts.train, "klt", lambda pictures, channels, patch, rng: [t[:channels] for t in whole_klt]
+        )
+        yield patch
+
+
 def settings(parts: SimpleNamespace, data: Path, out: Path, **changes: object):
-    fields = {
-        "data": [str(data)], "out": str(out), "steps": 20, "batch": 4, "crop": 64, "last_crop": 64, "warmup": 3, "lr": 3e-3,
-        "bf16": False, "ema": 0.8, "seed": 5,
-    }  # fmt: skip
+    fields = {"data": [str(data)], "out": str(out), "steps": 20, "batch": 4, "crop": 64, "last_crop": 64}
+    fields |= {"warmup": 3, "lr": 3e-3, "ema": 0.7, "bf16": False, "seed": 5}
     return parts.train.TrainConfig(**(fields | changes))
 
 
@@ -90,7 +107,6 @@ def settings(parts: SimpleNamespace, data: Path, out: Path, **changes: object):
 def trained(parts: SimpleNamespace, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of twenty steps from the KLT, mixed steps among them."""
     out = tmp_path_factory.mktemp("run")
-    torch.set_num_threads(1)
     parts.train.train(settings(parts, data, out), SMALL)
     return out / "checkpoint.safetensors"
 
@@ -138,19 +154,23 @@ def test_crops_may_be_as_large_as_the_picture(parts: SimpleNamespace, data: Path
     assert pictures.crops(np.random.default_rng(3), 6, 256).shape == (6, 3, 256, 256)
 
 
-def test_klt_basis_is_orthonormal_and_ordered_by_energy(parts: SimpleNamespace, data: Path) -> None:
+def test_klt_basis_is_orthonormal_and_ordered_by_energy(
+    parts: SimpleNamespace, data: Path, whole_klt: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     pictures = parts.data.Pictures([data], CPU)
-    basis, deviation = parts.data.klt(pictures, 40, 16, np.random.default_rng(4))
-    assert basis.shape == (40, 3, 16, 16)
+    basis, deviation = whole_klt
+    assert basis.shape == (768, 3, 16, 16)
+    assert deviation.shape == (768,)
     flat = basis.flatten(1).double()
-    torch.testing.assert_close(flat @ flat.T, torch.eye(40, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(768, dtype=torch.float64), atol=1e-5, rtol=0)
     assert (deviation > 0).all()
     assert (deviation.diff() <= 0).all()
     # deviation is that of the coefficients about mid-grey
     crops = pictures.crops(np.random.default_rng(9), 64, 256) - 0.5
     coefficients = torch.nn.functional.conv2d(crops, basis, stride=16)
     measured = coefficients.square().mean((0, 2, 3)).sqrt()
-    torch.testing.assert_close(measured[:5], deviation[:5], rtol=0.1, atol=0)
+    torch.testing.assert_close(measured[:5], deviation[:5], rtol=0.15, atol=0)
+    assert measured[:32].square().sum() > 0.95 * crops.square().mean((0, 2, 3)).sum() * 256
 
 
 # ------------------------------------------------------------------------------------------------------- loss
@@ -190,11 +210,17 @@ def test_widths_prefixes_and_steps(parts: SimpleNamespace, width: int) -> None:
 
 
 def test_twenty_steps_lower_the_loss(
-    parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parts: SimpleNamespace,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    whole_klt: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
-    config = settings(parts, data, tmp_path, mixed_from=2.0)
+    # The KLT is too good a start for twenty steps to better it: begin with deviations that are three times too small.
+    basis, deviation = (t[: SMALL.latent_channels] for t in whole_klt)
+    monkeypatch.setattr(parts.train, "klt", lambda *_: (basis, deviation / 3))
+    config = settings(parts, data, tmp_path, mixed_from=2.0, lr=1e-2)
     pictures = parts.data.Pictures([data], CPU)
     x = pictures.crops(np.random.default_rng(8), 8, 128)
     position = torch.linspace(0, SMALL.rate_points - 1, 8)
@@ -206,11 +232,9 @@ def test_twenty_steps_lower_the_loss(
         return ((lmbda / 0.01) ** -0.5 * (result.bpp + lmbda * result.mse)).mean().item()
 
     start = parts.loss.TrainingModel(SMALL)
-    start.network.start_from_klt(
-        *parts.data.klt(pictures, SMALL.latent_channels, 16, np.random.default_rng(5))
-    )
+    start.network.start_from_klt(basis, deviation / 3)
     after = loss(parts.train.train(config, SMALL))
-    assert after < 0.97 * loss(start)
+    assert after < 0.9 * loss(start)
     said = capsys.readouterr().out
     assert said.startswith("4 pictures, 0 Mpixel")
     assert "step 1 " in said
@@ -252,7 +276,6 @@ def test_resume_goes_on_from_the_average(
 
 
 def test_same_seed_gives_the_same_weights(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     states = []
     for name in ("one", "two"):
         parts.train.train(settings(parts, data, tmp_path / name, steps=2), SMALL)
@@ -289,10 +312,10 @@ def test_validation(parts: SimpleNamespace, data: Path, trained: Path) -> None:
 def test_command_line(
     parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts.train.main(
-        ["--data", str(data), "--valid", str(data), "--out", str(tmp_path), "--steps", "1", "--batch", "2", "--crop", "64",
-         "--last-crop", "64", "--no-bf16", "--network", '{"hyper_channels": 4, "hyper_hidden": 8, "context_hidden": 8}']
-    )  # fmt: skip
+    where = ["--data", str(data), "--valid", str(data), "--out", str(tmp_path)]
+    how = ["--steps", "1", "--batch", "2", "--crop", "64", "--last-crop", "64", "--no-bf16"]
+    what = '{"hyper_channels": 4, "hyper_hidden": 8, "context_hidden": 8}'
+    parts.train.main([*where, *how, "--network", what])
     network = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[0]
     assert (network.hyper_channels, network.context_hidden) == (4, 8)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
@@ -340,9 +363,10 @@ def test_export_keeps_what_matters_in_full(parts: SimpleNamespace, exported: str
 
 def test_files_cost_what_training_counted(parts: SimpleNamespace, exported: str, trained: Path) -> None:
     # Streams against the float model's estimate: integers, tables, rows and half precision cost little.
+    # The pictures are those of the training: the estimate's price for outliers is not that of an escape.
     model = model_of(parts, trained)
-    for seed, quality in ((21, 0.5), (22, 0.9)):
-        pixels = picture(192, 256, seed)
+    for seed, quality in ((1, 0.5), (2, 0.9)):
+        pixels = picture(256, 320, seed)[:192, :256]
         data = codec.encode(pixels, quality=quality, model=exported, layers=1)
         streams = sum(len(s) for layer in container.parse(data).streams for s in layer)
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

@@ -48,6 +48,8 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     lmbda_weight: float = 0.5
+    focus: float = 1.0
+    focus_share: float = 0.8
     mixed_from: float = 0.6
     mixed_width: float = 0.15
     mixed_prefix: float = 0.1
@@ -163,7 +165,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         network, state, before = load_checkpoint(Path(config.resume))
         model = TrainingModel(network)
         model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
-        done |= before
+        done |= {key: before[key] for key in done}
     else:
         model = TrainingModel(network or NetworkConfig())
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
@@ -178,6 +180,11 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     out = Path(config.out)
 
     begin, step, crops, log, saved = time.time(), 0, 0, [], time.time()
+
+    def done_by_now() -> dict[str, float]:
+        now = {"steps": step, "crops": crops, "minutes": (time.time() - begin) / 60}
+        return {key: done[key] + now[key] for key in done}
+
     while True:
         elapsed = (time.time() - begin) / 60
         part = elapsed / config.minutes if config.steps is None else step / config.steps
@@ -190,10 +197,11 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         side = config.last_crop if last else config.crop
         count = max(1, round(config.batch * (config.crop / side) ** 2))
         x = pictures.crops(rng, count, side).contiguous(memory_format=torch.channels_last)
-        # One rate point per picture, spread over the batch: no step sees only one end of the range.
-        position = (
-            torch.from_numpy((rng.permutation(count) + rng.random(count)) / count * points).float().to(device)
-        )
+        # One rate point per picture, spread over the batch: no step sees only one end of the range. A focus
+        # below 1 draws most of them from the lower part of the range.
+        part_of_range = np.where(rng.random(count) < config.focus_share, config.focus, 1.0)
+        drawn = (rng.permutation(count) + rng.random(count)) / count * part_of_range * points
+        position = torch.from_numpy(drawn).float().to(device)
         width, kept, delta = -1, groups, 0.0
         if part > config.mixed_from:
             if rng.random() < config.mixed_width:
@@ -240,16 +248,9 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
             )
         if time.time() - saved > 300:
             saved = time.time()
-            save_checkpoint(
-                out / "checkpoint.safetensors", model, ema, config, done | {"steps": done["steps"] + step}
-            )
+            save_checkpoint(out / "checkpoint.safetensors", model, ema, config, done_by_now())
 
-    done = {
-        "steps": done["steps"] + step,
-        "crops": done["crops"] + crops,
-        "minutes": done["minutes"] + (time.time() - begin) / 60,
-    }
-    save_checkpoint(out / "checkpoint.safetensors", model, ema, config, done)
+    save_checkpoint(out / "checkpoint.safetensors", model, ema, config, done_by_now())
     model.load_state_dict(ema)
     if valid:
         for row in validate(model, valid, [points * q / 8 for q in (0, 2, 3, 4, 5, 6, 8)], config.bf16):
