@@ -1,11 +1,8 @@
 """Checkpoint → weights file: half-precision floats, the integer network and integer tables, with the
-exactness bound verified.
+exactness bound verified; and the measured part of the model card beside it.
 
-    python -m pillow_nic.training.export runs/nic-1/checkpoint.safetensors weights/nic-1.safetensors --valid
-    FOLDER
-
-prints the bits used of the 24 exact ones, and what integers cost in rate against the float model they come
-from."""
+    python -m pillow_nic.training.export CHECKPOINT weights/nic-1.safetensors --valid FOLDER
+"""
 
 from __future__ import annotations
 
@@ -15,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from .. import codec, weights
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
@@ -27,6 +26,7 @@ from .train import load_checkpoint, validation_pictures
 
 ROWS, COLUMNS = 48, 7
 SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
+BEGIN, END = "<!-- written by export -->", "<!-- end of what export writes -->"
 HYPER_REACH = 1000
 """Hyper-latent symbols beyond ± this are left to the escape."""
 
@@ -80,33 +80,69 @@ def export(checkpoint: Path, out: Path) -> None:
 @torch.no_grad()
 def integer_cost(
     file: Path, checkpoint: Path, folder: Path, qualities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-) -> None:
-    """Print, per quality, the float model's estimated bits per pixel on validation pictures and the real
-    files'."""
+) -> list[str]:
+    """Per quality, a table row: the float model's estimated bits per pixel on validation pictures, the real
+    files', and the difference: integer network, integer tables, coder and container together."""
     config, state, _ = load_checkpoint(checkpoint)
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
-    loaded = weights.load(file.stem, torch.device("cpu"))
-    print(
-        "integer network, bits of 24 per layer:", " ".join(f"{b:.2f}" for b in loaded.integer_net.bits_used())
-    )
-    for quality in qualities:
-        estimated, real = [], []
-        for x in validation_pictures(folder, 24, torch.device("cpu")):
+    pictures = validation_pictures(folder, 24, torch.device("cpu"))
+    rows = []
+    for quality in tqdm(qualities):
+        estimated, real, psnr = [], [], []
+        for x in pictures:
             position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
             estimated.append(forward(model, x, position, hard=True).bpp.item())
             pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
-            real.append(
-                8
-                * len(codec.encode(pixels, quality=quality, model=file.stem, device="cpu"))
-                / pixels[..., 0].size
-            )
+            data = codec.encode(pixels, quality=quality, model=file.stem, device="cpu")
+            real.append(8 * len(data) / pixels[..., 0].size)
+            error = np.square(pixels.astype(float) - codec.decode(data, device="cpu")).mean()
+            psnr.append(10 * np.log10(255**2 / error))
         change = 100 * (np.mean(real) / np.mean(estimated) - 1)
-        print(
-            f"quality {quality}: float estimate {np.mean(estimated):.4f} bpp, "
-            f"files {np.mean(real):.4f} bpp, {change:+.2f} %"
-        )
+        files = f"{np.mean(estimated):.4f} | {np.mean(real):.4f} | {change:+.2f} % | {np.mean(psnr):.2f}"
+        rows.append(f"| {quality} | {files} |")
+    return rows
+
+
+def describe(file: Path, checkpoint: Path, folder: Path | None) -> str:
+    """The part of the model card that is measured here: what the weights are and what they were made with."""
+    model = weights.read(file, file.stem, torch.device("cpu"))
+    with safe_open(checkpoint, "pt") as f:
+        metadata = f.metadata()
+    recipe = json.loads(metadata["training"])
+    for key in ("data", "valid", "out", "resume"):  # places on one machine say nothing to others
+        del recipe[key]
+    bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())
+    lines = [
+        f"`{file.name}`, {file.stat().st_size} bytes, hash `{model.hash.hex()}`.",
+        "",
+        f"Network: `{metadata['network']}`",
+        "",
+        f"Last training run: `{json.dumps(recipe)}`",
+        "",
+        f"Done in all: `{metadata['done']}`",
+        "",
+        f"Integer network: the worst partial sum of each layer takes {bits} of the 24 exact bits.",
+    ]
+    if folder is not None:
+        lines += [
+            "",
+            "Validation pictures, float estimate against real files (integers, coder and container included):",
+            "",
+            "| quality | estimate, bpp | files, bpp | difference | PSNR, dB |",
+            "|---|---|---|---|---|",
+            *integer_cost(file, checkpoint, folder),
+        ]
+    return "\n".join(lines)
+
+
+def write_card(card: Path, text: str) -> None:
+    """Put ``text`` between the card's markers; everything else in the card is left as people wrote it."""
+    old = card.read_text(encoding="utf-8") if card.exists() else f"# {card.stem}\n\n{BEGIN}\n{END}\n"
+    before, rest = old.split(BEGIN)
+    after = rest.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,10 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--valid", type=Path, help="folder of pictures to measure the cost of integers on")
     args = parser.parse_args(arguments)
     export(args.checkpoint, args.out)
-    digest = weights.read(args.out, args.out.stem, torch.device("cpu")).hash
-    print(f"{args.out}: {args.out.stat().st_size} bytes, hash {digest.hex()}")
-    if args.valid:
-        integer_cost(args.out, args.checkpoint, args.valid)
+    text = describe(args.out, args.checkpoint, args.valid)
+    print(text)
+    write_card(args.out.with_suffix(".md"), text)
 
 
 if __name__ == "__main__":
