@@ -33,6 +33,7 @@ TILE_LOG2 = 10
 SMALL = 128 * 128
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Array = np.ndarray[Any, Any]
 
 
 def encode(
@@ -101,7 +102,7 @@ def decode(
             streams = [layer[number] for layer in parsed.streams]
             size = (t.rows.stop - t.rows.start, t.columns.stop - t.columns.start)
             y_hat[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop] = _decode_tile(
-                loaded, streams, header, size, shown
+                loaded, streams, header, number, size, shown
             )
         colours = _synthesise(loaded, y_hat, header)
     return colour.join(colours, alpha, header.mode)
@@ -201,14 +202,14 @@ def _synthesise(model: Model, y_hat: Tensor, header: Header) -> Pixels:
     return out
 
 
-def _hyper_indices(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _hyper_indices(shape: tuple[int, ...]) -> Array:
     """Table numbers of hyper-latent symbols (Cz, h, w): one table per channel."""
     return np.broadcast_to(np.arange(shape[0], dtype=np.uint16)[:, None, None], shape)
 
 
 def _run_groups(
     model: Model,
-    z: np.ndarray[Any, Any],
+    z: Array,
     header: Header,
     size: tuple[int, int],
     total: int,
@@ -268,37 +269,43 @@ def _encode_tile(model: Model, y: Tensor, header: Header) -> list[bytes]:
 
 
 def _decode_tile(
-    model: Model, streams: list[bytes], header: Header, size: tuple[int, int], total: int
+    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int], total: int
 ) -> Tensor:
-    """Streams of one tile, one for each layer that is there → ŷ (1, C, *size); groups up to ``total`` that
-    are not there stand at their predicted means."""
-    config = model.config
+    """Streams of tile ``number``, one for each layer that is there → ŷ (1, C, *size); groups up to ``total``
+    that are not there stand at their predicted means."""
     coded = header.layer_ends[len(streams) - 1]
-    z_shape = (config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER))
-    symbols = np.zeros((config.group_ends[coded - 1], *size), np.int32)
-    z = numbers = None
-    group = 0
-    for stream, end in zip(streams, header.layer_ends, strict=False):
-        reader = SymbolReader(stream)
-        if z is None or numbers is None:
-            z = reader.get(_hyper_indices(z_shape), model.hyper_tables)
-            channels = config.group_ends[coded - 1]
-            numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)[
-                :, : size[0], : size[1]
-            ]
-        for g in range(group, end):
-            part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
-            symbols[part] = reader.get(numbers[part], model.tables)
-        reader.finish()
-        group = end
-    assert z is not None  # a file has at least one layer
+    z, symbols = _read_symbols(model, streams, header, number, size)
     values = torch.from_numpy(symbols).to(model.device)[None].float()
-    return _run_groups(
-        model,
-        z,
-        header,
-        size,
-        total,
-        lambda _, inverse: SymbolDecoder(values, inverse[:, : values.shape[1]]),
-        coded,
-    )
+
+    def make_coder(_: Tensor, inverse: Tensor) -> SymbolDecoder:
+        return SymbolDecoder(values, inverse[:, : values.shape[1]])
+
+    return _run_groups(model, z, header, size, total, make_coder, coded)
+
+
+def _read_symbols(
+    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int]
+) -> tuple[Array, Array]:
+    """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the groups
+    that are there. BitstreamError names the stream."""
+    config = model.config
+    channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
+    z = np.zeros((config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER)), np.int32)
+    symbols = np.zeros((channels, *size), np.int32)
+    numbers = np.zeros(0, np.uint16)
+    group = 0
+    for layer, stream in enumerate(streams):
+        try:
+            reader = SymbolReader(stream)
+            if layer == 0:
+                z = reader.get(_hyper_indices(z.shape), model.hyper_tables)
+                numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)
+                numbers = numbers[:, : size[0], : size[1]]
+            for g in range(group, header.layer_ends[layer]):
+                part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
+                symbols[part] = reader.get(numbers[part], model.tables)
+            reader.finish()
+        except BitstreamError as error:
+            raise BitstreamError(f"stream of layer {layer + 1}, tile {number + 1}: {error}") from error
+        group = header.layer_ends[layer]
+    return z, symbols

@@ -128,7 +128,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None) -> str:
     if folder is not None:
         lines += [
             "",
-            "Validation pictures, float estimate against real files (integers, coder and container included):",
+            "Validation pictures, float estimate against real files (integers, coder, container included):",
             "",
             "| quality | estimate, bpp | files, bpp | difference | PSNR, dB |",
             "|---|---|---|---|---|",
