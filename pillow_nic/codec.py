@@ -286,8 +286,8 @@ def _decode_tile(
 def _read_symbols(
     model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the groups
-    that are there. BitstreamError names the stream."""
+    """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the
+    groups that are there. BitstreamError names the stream."""
     config = model.config
     channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
     z = np.zeros((config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER)), np.int32)

@@ -1,4 +1,4 @@
-"""Make tests/golden anew, and the hex dump of the smallest file in FORMAT.md: only when a model is replaced."""
+"""Make tests/golden anew, and the hex dump in FORMAT.md: only when a model is replaced."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_bits_far_out_are_bounded_and_flow_back() -> None:
     v = torch.tensor([-1e4, -60.0, 60.0, 1e4], requires_grad=True)
     cost = bits(v, 0.0, 0.3)
     assert cost.tolist() == pytest.approx([-math.log2(1e-12)] * 4)
-    cost.sum().backward()
+    torch.autograd.backward(cost.sum())
     assert v.grad is not None
     assert torch.isfinite(v.grad).all()
 
@@ -141,7 +141,9 @@ def gains() -> tuple[Tensor, Tensor]:
     return gain, 0.97 / gain  # the inverse gain need not be the gain's inverse
 
 
-def encode(network: Network, features: Tensor, y: Tensor, coded: Tensor | None = None, limit: int = 1000):
+def encode(
+    network: Network, features: Tensor, y: Tensor, coded: Tensor | None = None, limit: int = 1000
+) -> tuple[SymbolEncoder, Tensor]:
     gain, inverse = gains()
     encoder = SymbolEncoder(y, gain, inverse, torch.ones_like(y) if coded is None else coded, limit)
     return encoder, code_groups(network, features, POSITION, encoder, GROUPS)
@@ -216,7 +218,7 @@ def test_training_rate_flows_back_through_the_rounding(network: Network, feature
     unit = torch.zeros(1, CHANNELS, 1, 1)
     estimator = RateEstimator(y, unit, unit, torch.zeros_like(y), torch.zeros_like(y))
     y_hat = code_groups(network, features, POSITION, estimator, GROUPS)
-    (y_hat.square().sum() + estimator.bits.sum()).backward()
+    torch.autograd.backward(y_hat.square().sum() + estimator.bits.sum())
     assert y.grad is not None
     assert (y.grad != 0).float().mean() > 0.99
 

@@ -1,4 +1,4 @@
-"""Files of the released model decode to the same symbols and pixels for ever, and FORMAT.md shows the smallest."""
+"""Golden files decode to the same symbols and pixels for ever, and FORMAT.md shows the smallest."""
 
 from __future__ import annotations
 
