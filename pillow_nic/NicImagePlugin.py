@@ -8,6 +8,7 @@ the file without decoding a pixel.
 
 `Image.save` takes
     quality      float from 0 to 1 (default 0.5), or an int from 2 to 100 read as a percentage
+    effort       0 or 1 (default): 1 chooses symbols for rate and distortion together
     layers       how many layers to write (default: as the model likes)
     width        the width of the network to encode with, 1 for the narrowest (default: chosen by the quality)
     icc_profile, exif, xmp, dpi, comment
@@ -29,7 +30,7 @@ from PIL import Image, ImageFile
 from . import container
 from .errors import BitstreamError, TruncatedError
 from .metadata import Metadata
-from .quality import DEFAULT_QUALITY, TOP_RATE_POINT, parse_quality
+from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT, parse_effort, parse_quality
 
 # Bytes that Pillow reads at a time. With each block the decoder looks whether the file is whole.
 _BLOCK = 1 << 20
@@ -139,6 +140,7 @@ def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
     """The bytes of a `.nic` file for a Pillow image; `options` as for `Image.save`, all checked first."""
     quality = parse_quality(options.get("quality", DEFAULT_QUALITY))
     layers, width = (_count(name, options.get(name)) for name in ("layers", "width"))
+    effort = parse_effort(options.get("effort", DEFAULT_EFFORT))
     if min(im.size) == 0:
         raise ValueError("cannot write empty image as NIC")
     metadata = Metadata.from_save(im.info, options)
@@ -151,7 +153,7 @@ def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
 
     from . import codec  # loads torch, which takes seconds: only when nothing above has raised
 
-    return codec.encode(pixels, quality=quality, layers=layers, width=width, metadata=metadata)
+    return codec.encode(pixels, quality=quality, effort=effort, layers=layers, width=width, metadata=metadata)
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from . import __version__, container
 from .metadata import Metadata
 from .NicImagePlugin import NicImageFile, encode_image
-from .quality import DEFAULT_QUALITY, TOP_RATE_POINT, parse_quality
+from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_EFFORT, TOP_RATE_POINT, parse_quality
 
 # What Pillow's plugins raise for a file that is not what it should be; a NicError for a file is an OSError.
 _FILE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_QUALITY,
         help="0 to 1, or 2 to 100 percent (default: %(default)s)",
     )
+    encode.add_argument(
+        "--effort",
+        type=int,
+        choices=range(TOP_EFFORT + 1),
+        default=DEFAULT_EFFORT,
+        help="default: %(default)s",
+    )
     encode.add_argument("--layers", type=int, help="how many layers to write (default: as the model likes)")
     encode.add_argument("--width", type=int, help="network width, 1 for the narrowest (default: by quality)")
     encode.add_argument("--psnr", action="store_true", help="decode what was encoded and say its PSNR")
@@ -93,7 +100,7 @@ def _quality(text: str) -> float:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    options = {"quality": args.quality, "layers": args.layers, "width": args.width}
+    options = {"quality": args.quality, "effort": args.effort, "layers": args.layers, "width": args.width}
 
     def encode(source: Path, target: Path) -> _Done:
         with Image.open(source) as im:

@@ -115,20 +115,53 @@ class SymbolEncoder:
     """The coder of a file's writer: symbols w = round((y − μ)·m), 0 where the table codes nothing.
 
     ``y`` (1, C, h, w); ``gain`` m and ``inverse`` m' (1, C, 1, 1), Δ included; ``coded`` (1, C, h, w), 1.0
-    where there is a table. ``symbols`` (1, C, h, w) fills up as the loop runs."""
+    where there is a table. ``rounding`` turns (y − μ)·m of channels first…last−1 into integers (default: the
+    nearest). ``symbols`` (1, C, h, w) fills up as the loop runs.
+    """
 
-    def __init__(self, y: Tensor, gain: Tensor, inverse: Tensor, coded: Tensor, limit: int) -> None:
+    def __init__(
+        self,
+        y: Tensor,
+        gain: Tensor,
+        inverse: Tensor,
+        coded: Tensor,
+        limit: int,
+        rounding: RateDistortionRounding | None = None,
+    ) -> None:
         self.y, self.gain, self.inverse, self.coded, self.limit = y, gain, inverse, coded, limit
+        self.rounding = rounding
         self.symbols = torch.zeros_like(y)
 
     def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
         part = slice(first, last)
-        w = (
-            torch.round((self.y[:, part] - mu) * self.gain[:, part]).clamp(-self.limit, self.limit)
-            * self.coded[:, part]
-        )
+        v = (self.y[:, part] - mu) * self.gain[:, part]
+        w = torch.round(v) if self.rounding is None else self.rounding(v, part)
+        w = w.clamp(-self.limit, self.limit) * self.coded[:, part]
         self.symbols[:, part] += w if mask is None else w * mask
         return mu + w * self.inverse[:, part]
+
+
+class RateDistortionRounding:
+    """Round to the nearest integer or to the next one towards zero, whichever costs less: bits +
+    weight·error².
+
+    ``costs`` (tables, 2·K + 1): bits of the symbols −K … K in each table; ``numbers`` (1, C, h, w) int64
+    table numbers; ``weight`` (1, C, 1, 1): bits that a squared error of one step is worth. Larger symbols
+    than K are rounded to the nearest."""
+
+    def __init__(self, costs: Tensor, numbers: Tensor, weight: Tensor) -> None:
+        self.reach = costs.shape[1] // 2
+        self.costs, self.weight = costs.flatten(), weight
+        self.zero = numbers * costs.shape[1] + self.reach
+
+    def __call__(self, v: Tensor, part: slice) -> Tensor:
+        nearest = torch.round(v)
+        inner = nearest - nearest.sign()
+        bounded = nearest.clamp(-self.reach, self.reach).long()
+        zero = self.zero[:, part]
+        saved = self.costs[zero + bounded] - self.costs[zero + bounded - bounded.sign()]
+        lost = self.weight[:, part] * ((v - inner).square() - (v - nearest).square())
+        return torch.where((saved > lost) & (nearest.abs() <= self.reach), inner, nearest)
 
 
 class SymbolDecoder:

@@ -1,4 +1,4 @@
-"""The user's quality, and the rate point that stands in a file for it."""
+"""The user's quality and effort, and the rate point that stands in a file for a quality."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numbers
 from typing import Any
 
 DEFAULT_QUALITY = 0.5
+DEFAULT_EFFORT = 1
+TOP_EFFORT = 1
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
 TOP_RATE_POINT = 65535
@@ -29,3 +31,13 @@ def parse_quality(value: object) -> float:
 def rate_point(quality: float) -> int:
     """The header's 16-bit integer for a quality in [0, 1]."""
     return round(quality * TOP_RATE_POINT)
+
+
+def parse_effort(value: object) -> int:
+    """The encoder effort: 0 rounds to the nearest symbol, 1 chooses symbols for rate and distortion together.
+
+    ValueError for everything else.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= value <= TOP_EFFORT:
+        return int(value)
+    raise ValueError(f"effort must be 0 or {TOP_EFFORT}, not {value!r}")

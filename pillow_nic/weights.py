@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .entropy_tables import Tables
+from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
 from .integer_net import IntegerHyperSynthesis
 from .network import Network, NetworkConfig
 
 DEFAULT_MODEL = "nic-1"
 HASH_BYTES = 4
+COST_REACH = 15
+ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value
 _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "weights")
 
 _lock = threading.Lock()
@@ -42,6 +45,18 @@ class Model:
     @property
     def config(self) -> NetworkConfig:
         return self.network.config
+
+    @cached_property
+    def symbol_costs(self) -> torch.Tensor:
+        """Bits of the symbols −COST_REACH … COST_REACH in each latent table: (tables, 2·COST_REACH + 1) on
+        ``device``; for the encoder's choices only."""
+        costs = np.full((len(self.tables), 2 * COST_REACH + 1), ESCAPE_BITS, np.float32)
+        for number in range(len(self.tables)):
+            frequencies, lo = self.tables.table(number)
+            symbols = np.arange(frequencies.size - 1) - lo
+            inside = np.abs(symbols) <= COST_REACH
+            costs[number, symbols[inside] + COST_REACH] = PRECISION - np.log2(frequencies[1:][inside])
+        return torch.from_numpy(costs).to(self.device)
 
 
 def pick_device(device: str | None = None) -> torch.device:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pillow_nic.quality import DEFAULT_QUALITY, parse_quality, rate_point
+from pillow_nic.quality import DEFAULT_QUALITY, parse_effort, parse_quality, rate_point
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,14 @@ def test_rate_point_spans_16_bits() -> None:
     assert rate_point(1.0) == 65535
     assert rate_point(DEFAULT_QUALITY) == 32768
     assert [rate_point(i / 65535) for i in range(65536)] == list(range(65536))
+
+
+@pytest.mark.parametrize(("value", "effort"), [(0, 0), (1, 1), (np.int64(1), 1)])
+def test_effort(value: object, effort: int) -> None:
+    assert parse_effort(value) == effort
+
+
+@pytest.mark.parametrize("value", [-1, 2, 1.0, True, None, "1", np.float64(1)])
+def test_other_efforts_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="effort must be 0 or 1"):
+        parse_effort(value)
