@@ -2,7 +2,11 @@
 
 Encoding: colour planes → latent (analysis, tile by tile with a halo) → for each tile hyper-latent, table
 numbers and symbols → one stream per layer and tile → container. Decoding is the same backwards; every
-symbol is decoded, on the CPU, before any float network runs."""
+symbol is decoded, on the CPU, before any float network runs.
+
+Tiles are coded independently of each other, so near a tile's border the predicted means are other ones than
+those of an untiled picture, and so is the rounding. The transforms see across the borders (halo), so there
+is no seam."""
 
 from __future__ import annotations
 
@@ -60,6 +64,8 @@ def encode(
     range."""
     point = rate_point(parse_quality(quality))
     effort = parse_effort(effort)
+    if 0 in pixels.shape[:2]:
+        raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
@@ -125,7 +131,7 @@ def _header(model: Model, pixels: Pixels, point: int, layers: int | None, width:
         raise ValueError(f"layers must be from 1 to {groups}, not {layers}")
     height, breadth = pixels.shape[:2]
     count = layers or (1 if height * breadth <= SMALL else groups)
-    mode = {2: "L"}.get(pixels.ndim) or {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+    mode = "L" if pixels.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     ends = (*range(1, count), groups)
     return Header(mode, breadth, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
 

@@ -124,41 +124,42 @@ class IntegerHyperSynthesis:
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         try:
-            layers = []
-            for i in range(arrays["layers"].item()):
-                part = {k: arrays[f"{i}.{k}"] for k in ("weight", "bias", "multiplier", "shift", "bounds")}
-                bounds = [int(v) for v in part.pop("bounds")]
-                if (
-                    len(bounds) != 5
-                    or part["weight"].dtype != np.int16
-                    or part["weight"].shape[1] % bounds[0] ** 2
-                ):
-                    raise WeightsError(f"integer network: layer {i} is malformed")
-                part["weight"] = part["weight"].astype(np.float32)
-                kernel, input_max, output_min, output_max, shuffle = bounds
-                layers.append(
-                    IntegerConv(
-                        **part,
-                        kernel=kernel,
-                        input_max=input_max,
-                        output_min=output_min,
-                        output_max=output_max,
-                        shuffle=bool(shuffle),
-                    )
-                )
-            self.layers = layers
+            self.layers = [_read_layer(arrays, i) for i in range(arrays["layers"].item())]
             self.gain, self.hyper_inverse = arrays["gain"], arrays["hyper_inverse"]
+            self.exp2 = arrays["exp2"].astype(np.int64)
             self.table_rows, self.table_columns, self.scale_step, self.skew_step, self.scale_zero = (
                 int(v) for v in arrays["tables"]
             )
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise WeightsError(f"integer network: {error}") from error
-        for i, layer in enumerate(layers):
-            layer.check(f"integer network, layer {i}")
-        if max(np.abs(self.gain).max(), np.abs(self.hyper_inverse).max()) > LOG_MAX:
-            raise WeightsError("integer network: a gain lies beyond ±32 octaves")
+        self._check()
+
+    def _check(self) -> None:
+        """WeightsError unless the arrays fit together and every sum is exact for any input."""
+        if not self.layers:
+            raise WeightsError("integer network: no layers")
+        if self.gain.ndim != 2 or self.hyper_inverse.ndim != 2:
+            raise WeightsError("integer network: gains must be tables of rate points and channels")
+        limit, channels = INPUT_MAX, self.hyper_inverse.shape[1]
+        for i, layer in enumerate(self.layers):
+            name = f"integer network, layer {i}"
+            if layer.input_max < limit or layer.output_min > layer.output_max:
+                raise WeightsError(f"{name}: bounds do not cover what comes in")
+            if layer.weight.shape[1] != channels * layer.kernel**2:
+                raise WeightsError(f"{name}: weights are not for {channels} channels")
+            layer.check(name)
+            limit = max(-layer.output_min, layer.output_max)
+            channels = layer.weight.shape[0] // (4 if layer.shuffle else 1)
+        for gain, width in ((self.gain, channels // 2), (self.hyper_inverse, self.hyper_inverse.shape[1])):
+            if gain.dtype != np.int16 or gain.shape[0] < 2 or gain.shape[1] != width or not width:
+                raise WeightsError(
+                    "integer network: gains are not int16 for every channel at two or more rate points"
+                )
+            if np.abs(gain.astype(np.int32)).max() > LOG_MAX:
+                raise WeightsError("integer network: a gain lies beyond ±32 octaves")
+        if min(self.table_rows, self.table_columns, self.scale_step, self.skew_step) < 1:
+            raise WeightsError("integer network: table rows, columns and steps must be positive")
         # 2**(k/64) in 14 bits: integers in the file, not computed here
-        self.exp2 = arrays["exp2"].astype(np.int64)
         if (
             self.exp2.shape != (OCTAVE,)
             or (self.exp2 < 1 << _EXP2_BITS).any()
@@ -205,6 +206,28 @@ class IntegerHyperSynthesis:
     def bits_used(self) -> list[float]:
         """log₂ of the worst partial sum of each layer; exact below 24."""
         return [math.log2(layer.worst_sum()) for layer in self.layers]
+
+
+def _read_layer(arrays: Mapping[str, Array], i: int) -> IntegerConv:
+    """Layer i of a weights file; WeightsError if its arrays are no layer."""
+    weight, *vectors = (arrays[f"{i}.{key}"] for key in ("weight", "bias", "multiplier", "shift"))
+    kernel, input_max, output_min, output_max, shuffle = (int(v) for v in arrays[f"{i}.bounds"])
+    if weight.dtype != np.int16 or weight.ndim != 2 or not weight.size or kernel not in (1, 3):
+        raise WeightsError(f"integer network, layer {i}: no int16 weights of a 1×1 or 3×3 kernel")
+    if any(v.dtype != np.int32 or v.shape != weight.shape[:1] for v in vectors):
+        raise WeightsError(f"integer network, layer {i}: bias, multiplier and shift are not int32 per output")
+    bias, multiplier, shift = vectors
+    return IntegerConv(
+        weight.astype(np.float32),
+        bias,
+        multiplier,
+        shift,
+        kernel,
+        input_max,
+        output_min,
+        output_max,
+        bool(shuffle),
+    )
 
 
 def _nearest(value: Array, step: int) -> Array:

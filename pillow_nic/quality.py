@@ -38,6 +38,6 @@ def parse_effort(value: object) -> int:
 
     ValueError for everything else.
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= value <= TOP_EFFORT:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= int(value) <= TOP_EFFORT:
         return int(value)
     raise ValueError(f"effort must be 0 or {TOP_EFFORT}, not {value!r}")

@@ -69,7 +69,7 @@ def pick_device(device: str | None = None) -> torch.device:
     forked = torch.cuda._is_in_bad_fork()
     if name is None:
         if torch.cuda.is_available() and not forked:
-            return torch.device("cuda")
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(name)
@@ -80,7 +80,9 @@ def pick_device(device: str | None = None) -> torch.device:
         raise ValueError(f"device {name!r} is not available here")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not available here: {torch.cuda.device_count()} CUDA devices")
-    return torch.device("cpu") if chosen.type == "cuda" and forked else chosen
+    if chosen.type != "cuda":
+        return chosen
+    return torch.device("cpu") if forked else torch.device("cuda", chosen.index or 0)
 
 
 def available_models() -> list[str]:
@@ -110,6 +112,14 @@ def load(name: str = DEFAULT_MODEL, device: torch.device | None = None) -> Model
     return model
 
 
+def use(file: Path, device: torch.device) -> Model:
+    """Read a weights file and make it the model of its name in this process, whatever is installed."""
+    model = read(file, file.stem, device)
+    with _lock:
+        _models[(file.stem, str(device))] = model
+    return model
+
+
 def read(file: Path, name: str, device: torch.device) -> Model:
     """Read and check a weights file. WeightsError for whatever is wrong with it."""
     try:
@@ -124,17 +134,18 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         }
         network.load_state_dict(state, assign=True)
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
     arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
+    integer_net = IntegerHyperSynthesis(_part(arrays, "integer."))
+    tables = Tables.from_arrays(arrays, "tables.")
+    hyper_tables = Tables.from_arrays(arrays, "hyper_tables.")
+    if len(tables) != integer_net.table_rows * integer_net.table_columns:
+        raise WeightsError(f"{file.name}: {len(tables)} tables do not fit the integer network")
+    if (integer_net.gain.shape[1], len(hyper_tables)) != (config.latent_channels, config.hyper_channels):
+        raise WeightsError(f"{file.name}: the integer part is not for this network's channels")
     return Model(
-        name,
-        digest,
-        network.eval().requires_grad_(False),
-        IntegerHyperSynthesis(_part(arrays, "integer.")),
-        Tables.from_arrays(arrays, "tables."),
-        Tables.from_arrays(arrays, "hyper_tables."),
-        device,
+        name, digest, network.eval().requires_grad_(False), integer_net, tables, hyper_tables, device
     )
 
 

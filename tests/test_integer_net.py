@@ -252,18 +252,13 @@ def names() -> list[str]:
     return sorted(integer_arrays(NETWORK))
 
 
-# Arrays that do not belong together and are taken all the same, or raise something else than WeightsError.
-_UNCHECKED = pytest.mark.xfail(strict=True, reason="IntegerHyperSynthesis does not check this yet")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_UNCHECKED) if n == "exp2" else n for n in names()])
+@pytest.mark.parametrize("name", names())
 def test_a_missing_array_is_named(arrays: dict[str, Array], name: str) -> None:
     del arrays[name]
     with pytest.raises(WeightsError, match=name.split(".")[-1]):
         IntegerHyperSynthesis(arrays)
 
 
-@_UNCHECKED
 @pytest.mark.parametrize(
     "change",
     [

@@ -329,7 +329,6 @@ def test_command_line(
     assert {"position", "bpp", "hyper", "psnr"} == set(rows[0])
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="main takes the dicts of JSON for Width")
 def test_command_line_sets_groups_and_widths(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
     what = json.dumps({k: v for k, v in json.loads(SMALL.to_json()).items() if k in ("groups", "widths")})
     parts.train.main(["--data", str(data), "--out", str(tmp_path), "--steps", "1", "--network", what])
@@ -393,23 +392,40 @@ def test_files_cost_what_training_counted(parts: SimpleNamespace, exported: str,
         assert psnr == pytest.approx(10 * math.log10(255**2 / result.mse.item()), abs=0.1)
 
 
-def test_what_integers_cost_is_printed(
-    parts: SimpleNamespace, exported: str, trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parts.export.integer_cost(weights.find(exported), trained, data, (0.5,))
-    bits, line = capsys.readouterr().out.splitlines()
-    assert bits.startswith("integer network, bits of 24 per layer:")
-    assert line.startswith("quality 0.5: float estimate ")
-    assert line.endswith("%")
+def test_what_integers_cost(parts: SimpleNamespace, exported: str, trained: Path, data: Path) -> None:
+    rows = parts.export.integer_cost(weights.find(exported), trained, data, (0.5, 0.9))
+    assert [row.split(" | ")[0] for row in rows] == ["| 0.5", "| 0.9"]
+    for row in rows:
+        estimate, files, change, psnr = row.strip("| ").split(" | ")[1:]
+        assert float(estimate) > 0
+        assert float(change.removesuffix(" %")) == pytest.approx(
+            100 * (float(files) / float(estimate) - 1), abs=0.1
+        )
+        assert float(psnr) > 15
 
 
-def test_export_command(
+def test_export_command_writes_the_card(
     parts: SimpleNamespace, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "model.safetensors"
+    out, card = tmp_path / "model.safetensors", tmp_path / "model.md"
+    card.write_text(f"# By hand\n\n{parts.export.BEGIN}\nold\n{parts.export.END}\n\nMore by hand.\n", "utf-8")
     parts.export.main([str(trained), str(out)])
     model = weights.read(out, "model", CPU)
-    assert capsys.readouterr().out == f"{out}: {out.stat().st_size} bytes, hash {model.hash.hex()}\n"
+    said = capsys.readouterr().out
+    size = out.stat().st_size
+    assert said.startswith(f"`model.safetensors`, {size} bytes, hash `{model.hash.hex()}`.\n")
+    written = card.read_text("utf-8")
+    assert written.startswith("# By hand\n")
+    assert written.endswith("\n\nMore by hand.\n")
+    assert said.strip() in written
+    assert "\nold\n" not in written
+
+
+def test_export_command_measures_the_file_that_it_wrote(
+    parts: SimpleNamespace, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_FOLDERS", (tmp_path / "elsewhere",))
+    parts.export.main([str(trained), str(tmp_path / "model.safetensors"), "--valid", str(data)])
 
 
 def test_half_a_file_is_not_left_behind(parts: SimpleNamespace, trained: Path, tmp_path: Path) -> None:

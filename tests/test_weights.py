@@ -157,9 +157,6 @@ def too_steep(tensors: dict[str, torch.Tensor]) -> None:
     tensors["integer.2.weight"][0] = 32767
 
 
-_UNCHECKED = pytest.mark.xfail(strict=True, reason="weights.read does not check this yet")
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -174,7 +171,7 @@ _UNCHECKED = pytest.mark.xfail(strict=True, reason="weights.read does not check 
         without("tables.offsets"),
         cut("tables.frequencies"),
         without("hyper_tables.lows"),
-        pytest.param(without("integer.exp2"), marks=_UNCHECKED),
+        without("integer.exp2"),
     ],
 )
 def test_wrong_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -186,7 +183,6 @@ def test_wrong_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]],
     assert weights._models == {}
 
 
-@_UNCHECKED
 @pytest.mark.parametrize("fault", ["more rows than tables", "fewer hyper tables than channels"])
 def test_parts_that_do_not_fit_together(folder: Path, fault: str) -> None:
     tensors = weights_tensors(random_network())
@@ -219,7 +215,7 @@ def wrong_config(**changes: object) -> dict[str, str]:
         wrong_config(groups="8"),
         wrong_config(hyper_channels=7),
         wrong_config(widths=[1]),
-        pytest.param(wrong_config(widths=[]), marks=_UNCHECKED),
+        wrong_config(widths=[]),
     ],
 )
 def test_wrong_configuration(folder: Path, metadata: dict[str, str] | None) -> None:

@@ -42,11 +42,14 @@ def decode_picture(data: bytes) -> np.ndarray:
 class Pictures:
     """All pictures on one device, cropped at random there. Memory: three bytes a pixel."""
 
-    def __init__(self, sources: list[Path], device: torch.device) -> None:
+    def __init__(self, sources: list[Path], device: torch.device, least_side: int = 1) -> None:
+        """ValueError if there is none, or one is smaller than ``least_side`` pixels."""
         with ThreadPoolExecutor() as pool:
             arrays = list(pool.map(decode_picture, read_files(sources)))
         if not arrays:
             raise ValueError(f"no pictures in {', '.join(map(str, sources))}")
+        if min(min(a.shape[:2]) for a in arrays) < least_side:
+            raise ValueError(f"a picture is smaller than the crops of {least_side} pixels")
         self.pictures = [torch.from_numpy(a).to(device) for a in arrays]
         sizes = np.array([a.shape[0] * a.shape[1] for a in arrays], float)
         self.megapixels = sizes.sum() / 1e6

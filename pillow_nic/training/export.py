@@ -75,6 +75,7 @@ def export(checkpoint: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"network": config.to_json(), "done": json.dumps(done)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata)
+    out.chmod(0o644)
 
 
 @torch.no_grad()
@@ -87,6 +88,7 @@ def integer_cost(
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
+    weights.use(file, torch.device("cpu"))
     pictures = validation_pictures(folder, 24, torch.device("cpu"))
     rows = []
     for quality in tqdm(qualities):
@@ -95,7 +97,7 @@ def integer_cost(
             position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
             estimated.append(forward(model, x, position, hard=True).bpp.item())
             pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
-            data = codec.encode(pixels, quality=quality, model=file.stem, device="cpu")
+            data = codec.encode(pixels, quality=quality, effort=0, model=file.stem, device="cpu")
             real.append(8 * len(data) / pixels[..., 0].size)
             error = np.square(pixels.astype(float) - codec.decode(data, device="cpu")).mean()
             psnr.append(10 * np.log10(255**2 / error))

@@ -155,7 +155,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     device = torch.device(config.device)
-    pictures = Pictures([Path(p) for p in config.data], device)
+    pictures = Pictures([Path(p) for p in config.data], device, max(config.crop, config.last_crop))
     print(
         f"{len(pictures.pictures)} pictures, {pictures.megapixels:.0f} Mpixel, {time.time() - start:.0f} s",
         flush=True,
@@ -165,7 +165,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         network, state, before = load_checkpoint(Path(config.resume))
         model = TrainingModel(network)
         model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
-        done |= {key: before[key] for key in done}
+        done |= {key: before.get(key, 0.0) for key in done}
     else:
         model = TrainingModel(network or NetworkConfig())
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
@@ -278,5 +278,5 @@ def main(arguments: list[str] | None = None) -> None:
         "--network", default="{}", help="JSON of NetworkConfig fields that differ from the defaults"
     )
     args = vars(parser.parse_args(arguments))
-    network = NetworkConfig(**json.loads(args.pop("network")))
+    network = NetworkConfig.from_json(json.dumps(asdict(NetworkConfig()) | json.loads(args.pop("network"))))
     train(TrainConfig(**args), network)
