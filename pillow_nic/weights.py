@@ -69,7 +69,7 @@ def pick_device(device: str | None = None) -> torch.device:
     forked = torch.cuda._is_in_bad_fork()
     if name is None:
         if torch.cuda.is_available() and not forked:
-            return torch.device("cuda", torch.cuda.current_device())
+            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(name)
@@ -80,9 +80,7 @@ def pick_device(device: str | None = None) -> torch.device:
         raise ValueError(f"device {name!r} is not available here")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not available here: {torch.cuda.device_count()} CUDA devices")
-    if chosen.type != "cuda":
-        return chosen
-    return torch.device("cpu") if forked else torch.device("cuda", chosen.index or 0)
+    return torch.device("cpu") if chosen.type == "cuda" and forked else chosen
 
 
 def available_models() -> list[str]:

@@ -486,11 +486,10 @@ def test_decoding_on_a_device_that_is_not_there(small: bytes) -> None:
 
 
 def test_fifteen_megapixels() -> None:
-    """At the narrowest width, which takes a fraction of the time; tiles and halo are the same at every width."""
+    """At the narrowest width, which takes a fraction of the time; the tiles are the same at every width."""
     rows, columns = np.mgrid[:3000, :5000]
-    pixels = np.stack([rows * 255 // 2999, columns * 255 // 4999, (rows + columns) // 32 % 256], 2).astype(
-        np.uint8
-    )
+    planes = rows * 255 // 2999, columns * 255 // 4999, (rows + columns) // 32 % 256
+    pixels = np.stack(planes, 2).astype(np.uint8)
     data = encode(pixels, quality=0.2, width=1)
     assert container.parse(data).header.tiles == 15
     decoded = decode(data)
