@@ -1,10 +1,15 @@
 """Pillow's plugin for `.nic`: open, load, verify and save.
 
 `Image.open` reads the header and the metadata. Before the pixels are loaded, `im.layers = n` asks for the
-first n layers only (None, the default, for all). `im.info` holds `layers` (how many the file has),
-`quality` (the float that the file's rate point stands for), `model`, and as far as the file has them
-`icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `im.verify()` checks the structure and every checksum of
-the file without decoding a pixel.
+first n layers only (None, the default, for all), of which no more than their bytes is read, and
+`im.fast = True` for the narrowest network that fits the layers, less exact and less work. `im.info` holds
+`layers` (how many the file has), `quality` (the float that the file's rate point stands for), `model`, and
+as far as the file has them `icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `im.verify()` checks the
+structure and every checksum of the file without decoding a pixel.
+
+A cut file raises TruncatedError (an OSError) that says how many layers are whole; with
+`ImageFile.LOAD_TRUNCATED_IMAGES` they are shown. `ImageFile.Parser` shows the first layer as soon as it has come
+and sharpens with each that follows.
 
 `Image.save` takes
     quality      float from 0 to 1 (default 0.5), or an int from 2 to 100 read as a percentage
@@ -21,6 +26,7 @@ The environment variable NIC_DEVICE names the device ("cpu", "cuda", "mps", …)
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Mapping
 from typing import IO, Any
@@ -28,12 +34,12 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from . import container
-from .errors import BitstreamError, TruncatedError
+from .errors import BitstreamError
 from .metadata import Metadata
 from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT, parse_effort, parse_quality
 
-# Bytes that Pillow reads at a time. With each block the decoder looks whether the file is whole.
-_BLOCK = 1 << 20
+# Bytes that are read at a time.
+_BLOCK = 1 << 16
 
 
 class NicImageFile(ImageFile.ImageFile):
@@ -41,6 +47,7 @@ class NicImageFile(ImageFile.ImageFile):
     format_description = "Neural image codec"
 
     _layers: int | None = None
+    _fast = False
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -56,7 +63,6 @@ class NicImageFile(ImageFile.ImageFile):
         self.info["layers"] = header.layers
         self.info["quality"] = header.rate_point / TOP_RATE_POINT
         self.info["model"] = header.model
-        self.decodermaxblock = _BLOCK
         self._lock = threading.Lock()
         self._plan()
 
@@ -74,19 +80,61 @@ class NicImageFile(ImageFile.ImageFile):
     def layers(self, layers: int | None) -> None:
         if (_count("layers", layers) or 1) > self._all_layers:
             raise ValueError(f"layers must be from 1 to the {self._all_layers} of this file, not {layers}")
-        if not self.tile:
-            raise ValueError("layers must be set before the pixels are loaded")
+        self._must_not_be_loaded("layers")
         self._layers = layers
         self._plan()
+
+    @property
+    def fast(self) -> bool:
+        """Whether `load()` uses the narrowest network that fits the layers; to be set before the pixels are
+        loaded."""
+        return self._fast
+
+    @fast.setter
+    def fast(self, fast: bool) -> None:
+        self._must_not_be_loaded("fast")
+        self._fast = bool(fast)
+
+    def _must_not_be_loaded(self, what: str) -> None:
+        if not self.tile or self.tile[0][0] != "nic":
+            raise ValueError(f"{what} must be set before the pixels are loaded")
 
     def load(self) -> Any:
         if not self.tile:
             return super().load()
-        # ImageFile.load() has no lock: threads that share a lazy image would take the file's blocks in turns.
+        # ImageFile.load() has no lock: threads that share a lazy image would decode it in turns.
         with self._lock:
-            if self.tile and self.fp is None:
-                raise OSError("cannot load this image: its file has been closed")
+            if self.tile:
+                self._decode()
             return super().load()
+
+    def _decode(self) -> None:
+        """Leave the pixels to ImageFile.load() as a raw tile in memory, in place of the file."""
+        if self.fp is None:
+            raise OSError("cannot load this image: its file has been closed")
+        data = self._read()
+        from . import codec  # loads torch
+
+        pixels = codec.decode(
+            data, layers=self._layers, fast=self._fast, partial=ImageFile.LOAD_TRUNCATED_IMAGES
+        )
+        if pixels.shape[:2] != self.size[::-1]:
+            raise BitstreamError("the file has changed since it was opened")
+        if self._exclusive_fp:
+            self.fp.close()
+        self.fp = io.BytesIO(pixels.tobytes())
+        self._exclusive_fp = True
+        self.tile = [("raw", (0, 0, *self.size), 0, (self.mode, 0, 1))]  # type: ignore[list-item]
+
+    def _read(self) -> bytes:
+        """The file as far as the wanted layers reach, or to its end."""
+        assert self.fp is not None
+        self.fp.seek(self._start)
+        data, counter = bytearray(), container.LayerCounter()
+        wanted = self._layers or self._all_layers
+        while counter.update(data) < wanted and (block := self.fp.read(_BLOCK)):
+            data += block
+        return bytes(data)
 
     def verify(self) -> None:
         if self.fp is None:
@@ -99,41 +147,28 @@ class NicImageFile(ImageFile.ImageFile):
 
 
 class NicDecoder(ImageFile.PyDecoder):
-    """Collects the bytes of the layers that are wanted and decodes them once."""
+    """What ImageFile.Parser feeds: shows the first layers as soon as they have come, then sharpens."""
 
     def init(self, args: tuple[Any, ...]) -> None:
-        # ImageFile.Parser makes a decoder as soon as it has the header, so nothing is loaded here.
+        # Parser makes a decoder as soon as it has the header, so nothing is loaded here.
         self._layers: int = args[0]
         self._data = bytearray()
-        self._rendered = False
+        self._counter = container.LayerCounter()
+        self._shown = 0
 
     def decode(self, buffer: Any) -> tuple[int, int]:
         # Everything is consumed: Pillow would copy again with every block what is not.
         self._data += buffer
-        if not self._complete():
-            return len(buffer), 0
-        self._render(partial=False)
-        return -1, 0
+        layers = min(self._counter.update(self._data), self._layers)
+        if layers > self._shown:
+            from . import codec  # loads torch
 
-    def cleanup(self) -> None:
-        # After the last block, also when load() is about to raise "image file is truncated".
-        if not self._rendered and ImageFile.LOAD_TRUNCATED_IMAGES:
-            self._render(partial=True)
-
-    def _complete(self) -> bool:
-        try:
-            return len(container.layer_offsets(self._data)) >= self._layers
-        except TruncatedError:
-            return False
-
-    def _render(self, *, partial: bool) -> None:
-        from . import codec  # loads torch
-
-        self._rendered = True
-        pixels = codec.decode(bytes(self._data), layers=self._layers, partial=partial)
-        if pixels.shape[:2] != (self.state.ysize, self.state.xsize):
-            raise BitstreamError("the file has changed since it was opened")
-        self.set_as_raw(pixels.tobytes())
+            pixels = codec.decode(self._data, layers=layers)
+            if pixels.shape[:2] != (self.state.ysize, self.state.xsize):
+                raise BitstreamError("the file has changed since it was opened")
+            self.set_as_raw(pixels.tobytes())
+            self._shown = layers
+        return (-1 if layers == self._layers else len(buffer)), 0
 
 
 def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,6 @@ Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file
 
 from __future__ import annotations
 
-import io
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
@@ -36,6 +35,7 @@ __all__ = [
     "encode",
     "read_header",
     "register",
+    "truncate",
     "unregister",
 ]
 
@@ -66,12 +66,24 @@ def __dir__() -> list[str]:
 
 
 def read_header(source: bytes | bytearray | memoryview | IO[bytes]) -> Header:
-    """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy."""
+    """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy.
+
+    `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode with
+    `layers=k`. Of a file that is not whole yet it has the layers that are. BitstreamError (an OSError) for
+    what is no `.nic` file.
+    """
     from .container import parse_header
 
-    if isinstance(source, bytes | bytearray | memoryview):
-        source = io.BytesIO(source)
-    return parse_header(source.read)
+    return parse_header(source)
+
+
+def truncate(data: bytes | bytearray | memoryview, layers: int) -> bytes:
+    """A `.nic` file of the first `layers` layers, made without decoding: it decodes to the same pixels as
+    `decode(data, layers=layers)`. ValueError if there are not so many; BitstreamError for damaged data.
+    """
+    from .container import truncate
+
+    return truncate(data, layers)
 
 
 # Pillow's hooks. They load the plugin with the first .nic file that is opened or saved: what it imports,

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nic", description="Pictures to .nic files and back.")
     parser.add_argument("--version", action="version", version=f"nic {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="encode | decode | info")
+    commands = parser.add_subparsers(required=True, metavar="encode | decode | info | truncate")
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or quoted globs")
@@ -79,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
 
     decode = commands.add_parser("decode", parents=[writing], help=".nic -> PNG, or what -o says")
     decode.add_argument("--layers", type=int, help="decode the first layers only (default: all)")
+    decode.add_argument("--fast", action="store_true", help="with the narrowest network that fits the layers")
     decode.set_defaults(run=_decode, usage_error=decode.error)
+
+    truncate = commands.add_parser(
+        "truncate", parents=[writing], help=".nic -> a smaller .nic of its first layers, without re-encoding"
+    )
+    truncate.add_argument("--layers", type=int, required=True, help="how many to keep at most")
+    truncate.set_defaults(run=_truncate, usage_error=truncate.error)
 
     info = commands.add_parser("info", parents=[common], help="what stands in .nic files")
     info.set_defaults(run=_info, usage_error=info.error)
@@ -125,6 +132,7 @@ def _decode(args: argparse.Namespace) -> int:
             if not isinstance(im, NicImageFile):
                 raise OSError("not a NIC file")
             im.layers = args.layers
+            im.fast = args.fast
             im.load()
         name = formats[target.suffix.lower()]
         _write(target, args.force, lambda file: im.save(file, name, **_metadata_options(im, name)))
@@ -135,6 +143,22 @@ def _decode(args: argparse.Namespace) -> int:
         if formats.get(target.suffix.lower()) not in Image.SAVE:
             args.usage_error(f"Pillow does not write {target.suffix or 'files without a suffix'}: {target}")
     return _work(jobs, decode, args.force)
+
+
+def _truncate(args: argparse.Namespace) -> int:
+    if args.output is None:
+        args.usage_error("say with -o where the result shall go")
+    if args.layers < 1:
+        args.usage_error("--layers must be at least 1")
+
+    def truncate(source: Path, target: Path) -> _Done:
+        whole = source.read_bytes()
+        data = container.truncate(whole, min(args.layers, container.parse_header(whole).layers))
+        _write(target, args.force, lambda file: file.write(data))
+        header = container.parse_header(data)
+        return _Done(len(data), len(whole), header.width * header.height)
+
+    return _work(_jobs(args, {".nic"}, ".nic"), truncate, args.force)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -150,7 +174,8 @@ def _info(args: argparse.Namespace) -> int:
 def _describe(data: bytes) -> Iterable[str]:
     file = container.parse(data)
     header = file.header
-    size = container.layer_offsets(data)[-1]
+    offsets = container.parse_header(data).layer_offsets
+    size = offsets[-1]
     columns, rows = header.tile_grid
     yield f"picture   {header.width}x{header.height} {header.mode}"
     yield f"size      {size} bytes, {8 * size / header.width / header.height:.4f} bpp"
@@ -161,9 +186,10 @@ def _describe(data: bytes) -> Iterable[str]:
     start = 0
     for layer, (streams, end) in enumerate(zip(file.streams, header.layer_ends, strict=True)):
         lengths = [len(stream) for stream in streams]
-        streams_text = f" in streams of {' '.join(map(str, lengths))}" if len(lengths) > 1 else ""
+        streams_text = f", streams of {' '.join(map(str, lengths))}" if len(lengths) > 1 else ""
         groups = f"group {end}" if end - start == 1 else f"groups {start + 1} to {end}"
-        yield f"layer {layer + 1:<3} {sum(lengths)} bytes, {groups}{streams_text}"
+        place = f"ends at byte {offsets[layer]}"
+        yield f"layer {layer + 1:<3} {sum(lengths)} bytes, {groups}, {place}{streams_text}"
         start = end
     for tag, payload in file.chunks.items():
         yield f"chunk {tag} {len(payload)} bytes"

@@ -92,12 +92,18 @@ def encode(
 
 
 def decode(
-    data: bytes, *, layers: int | None = None, device: str | None = None, partial: bool = False
+    data: bytes | bytearray | memoryview,
+    *,
+    layers: int | None = None,
+    fast: bool = False,
+    device: str | None = None,
+    partial: bool = False,
 ) -> Pixels:
     """Decode a ``.nic`` file to uint8 pixels in the shape that its mode has: H×W, H×W×2, H×W×3 or H×W×4.
 
-    ``layers``: decode only the first so many. ``partial``: of a cut file, decode the layers that are whole.
-    BitstreamError (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not
+    ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those layers,
+    not the one that the file was encoded with: less work, less exact. ``partial``: of a cut file, decode the
+    layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not
     installed."""
     parsed = container.parse(data, layers=layers, partial=partial)
     header = parsed.header
@@ -106,6 +112,10 @@ def decode(
     if "ALPH" in parsed.chunks:
         alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
     config = loaded.config
+    if fast:
+        groups = header.layer_ends[len(parsed.streams) - 1]
+        narrow = next(i for i, width in enumerate(config.widths) if width.groups >= groups)
+        header = replace(header, width_index=min(narrow, header.width_index))
     shown = config.widths[header.width_index].groups
     height, width = _latent_size(header)
     grid = list(tiles(height, width, header.tile_size // PATCH))
@@ -165,7 +175,7 @@ def _position(model: Model, header: Header) -> Tensor:
 def _halo(model: Model) -> int:
     """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3
     convolutions."""
-    return model.config.blocks_16 + -(-model.config.blocks_8 // 2)
+    return model.config.blocks_16 + -(-(model.config.blocks_8 + 1) // 2)
 
 
 def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:

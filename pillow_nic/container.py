@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from zlib import crc32
 
@@ -49,7 +51,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Readable(Protocol):
-    """The part of a binary file that :func:`read_info` needs."""
+    """The part of a binary file that readers of its first bytes need."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -72,6 +74,8 @@ class Header:
     tile_log2: int
     model: str
     model_hash: bytes
+    layer_offsets: tuple[int, ...] = field(default=(), compare=False)
+    """The byte offset at which each layer ends, as far as whole layers were seen; not written anywhere."""
 
     @property
     def has_alpha(self) -> bool:
@@ -126,17 +130,21 @@ def dump(container: Container) -> bytes:
             record = struct.pack("<4sI", tag.encode(), len(chunks[tag])) + chunks[tag]
             pieces += record, struct.pack("<I", crc32(record))
     pieces.append(DATA_TAG.encode())
-    seed = _seed(head)
-    for layer, row in enumerate(streams):
-        for tile, payload in enumerate(row):
-            crc = _stream_crc(seed, layer, tile, payload)
-            pieces += _varint(len(payload)), struct.pack("<I", crc), payload
-    return b"".join(pieces)
+    return b"".join([*pieces, *_dump_streams(head, streams)])
 
 
-def parse_header(read: Callable[[int], bytes]) -> Header:
-    """The header, from a file's ``read``; takes exactly the header's bytes, well below 4 kB."""
-    return _take_header(_Reader(_in_blocks(read)))[0]
+def parse_header(source: Buffer | Readable) -> Header:
+    """The header, with the offsets at which the layers end for those that are there as a whole.
+
+    The source may end anywhere behind the header; a file object is read to its end. The CRCs of the streams
+    are left to :func:`parse`."""
+    reader = _Reader(_reading(source))
+    header, _ = _take_header(reader)
+    ends: list[int] = []
+    with suppress(TruncatedError):
+        _take_chunks(reader, header)
+        ends += _layer_ends(reader, header)
+    return replace(header, layer_offsets=tuple(ends))
 
 
 def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> Container:
@@ -155,39 +163,59 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     try:
         for layer in range(wanted):
             streams.append([bytes(payload) for payload in _take_layer(reader, header, layer, seed)])
-    except TruncatedError:
+    except TruncatedError as error:
         if not (partial and streams):
-            raise
+            whole = f"truncated file, {len(streams)} of {header.layers} layers are whole"
+            raise TruncatedError(f"{whole}: {error}", error.needed) from None
     return Container(header, chunks, streams)
 
 
 def read_info(source: Buffer | Readable) -> tuple[Header, dict[str, bytes]]:
     """Header and metadata chunks; of a file object nothing behind them is read, not even the alpha plane."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        reader = _Reader(_from_memory(source))
-    else:
-        reader = _Reader(_in_blocks(source.read))
+    reader = _Reader(_reading(source))
     header, _ = _take_header(reader)
     return header, _take_chunks(reader, header, metadata_only=True)
 
 
-def layer_offsets(data: Buffer) -> list[int]:
-    """The byte offset at which each layer ends, for the layers that are there as a whole.
+def truncate(data: Buffer, layers: int) -> bytes:
+    """A file of the first ``layers`` layers, which decodes to what ``layers=`` decodes of this one.
 
-    Made to be called again and again on a growing buffer: it looks at the lengths only and leaves the CRCs of
-    the streams to :func:`parse`.
-    """
+    Chunks come along as they are, the streams are not decoded. ValueError for more layers than there are."""
+    whole = parse(data, layers=layers)
+    header, data = whole.header, memoryview(data).cast("B")
+    head = _dump_header(replace(header, layer_ends=header.layer_ends[:layers]))
     reader = _Reader(_from_memory(data))
-    header, _ = _take_header(reader)
+    _take_header(reader)
+    start = reader.offset
     _take_chunks(reader, header)
-    ends: list[int] = []
-    try:
-        for layer in range(header.layers):
-            _take_layer(reader, header, layer)
-            ends.append(reader.offset)
-    except TruncatedError:
-        pass
-    return ends
+    return b"".join([head, data[start : reader.offset], *_dump_streams(head, whole.streams)])
+
+
+class LayerCounter:
+    """Finds the whole layers of a file that is still growing; most calls look at its length only."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self._needed = 1
+
+    def update(self, data: Buffer) -> int:
+        """How many layers are whole in ``data``, which is what it was at the last call or more.
+
+        ``ends``: the byte offsets at which they end. BitstreamError for what cannot become a NIC file; the
+        CRCs of the streams are left to :func:`parse`."""
+        if len(data) >= self._needed:
+            ends: list[int] = []
+            try:
+                reader = _Reader(_from_memory(data))
+                header, _ = _take_header(reader)
+                _take_chunks(reader, header)
+                for end in _layer_ends(reader, header):
+                    ends.append(end)
+                self._needed = sys.maxsize
+            except TruncatedError as error:
+                self._needed = error.needed
+            self.ends = ends
+        return len(self.ends)
 
 
 def verify(data: Buffer) -> None:
@@ -197,6 +225,13 @@ def verify(data: Buffer) -> None:
     _take_chunks(reader, header)
     for layer in range(header.layers):
         _take_layer(reader, header, layer, seed)
+
+
+def _layer_ends(reader: _Reader, header: Header) -> Iterator[int]:
+    """The offset after each layer, as far as the streams' lengths lead."""
+    for layer in range(header.layers):
+        _take_layer(reader, header, layer)
+        yield reader.offset
 
 
 # ----------------------------------------------------------------------------------------- rules and limits
@@ -315,6 +350,15 @@ def _dump_header(header: Header) -> bytes:
     return body + struct.pack("<I", crc32(body))
 
 
+def _dump_streams(head: bytes, streams: list[list[bytes]]) -> Iterator[bytes]:
+    seed = _seed(head)
+    for layer, row in enumerate(streams):
+        for tile, payload in enumerate(row):
+            yield _varint(len(payload))
+            yield struct.pack("<I", _stream_crc(seed, layer, tile, payload))
+            yield payload
+
+
 # -------------------------------------------------------------------------------------------------- reading
 
 
@@ -330,7 +374,8 @@ class _Reader:
         if len(data) < size:
             raise TruncatedError(
                 f"{what}: the file ends at byte {self.offset + len(data)}, "
-                f"{size - len(data)} bytes are missing from {size} at byte {self.offset}"
+                f"{size - len(data)} bytes are missing from {size} at byte {self.offset}",
+                needed=self.offset + size,
             )
         self.offset += size
         return data
@@ -361,6 +406,12 @@ def _from_memory(data: Buffer) -> Callable[[int], memoryview]:
         return piece
 
     return read
+
+
+def _reading(source: Buffer | Readable) -> Callable[[int], bytes | memoryview]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_memory(source)
+    return _in_blocks(source.read)
 
 
 def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:

@@ -8,6 +8,7 @@ stands at its predicted mean."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -86,7 +87,7 @@ class RateEstimator:
 
     ``y`` natural-domain latent; ``log2_gain``, ``log2_inverse`` (B, C, 1, 1) with Δ included;
     ``log2_scale`` and ``log2_skew`` of the symbols (gain included). ``noise`` False: bits of truly rounded
-    symbols. ``bits`` sums per picture."""
+    symbols. ``symbol_bits``: two_piece_gaussian_bits or a compiled one. ``bits`` sums per picture."""
 
     def __init__(
         self,
@@ -96,7 +97,9 @@ class RateEstimator:
         log2_scale: Tensor,
         log2_skew: Tensor,
         noise: bool = True,
+        symbol_bits: Callable[[Tensor, Tensor, Tensor], Tensor] = two_piece_gaussian_bits,
     ) -> None:
+        self.symbol_bits = symbol_bits
         self.y, self.gain, self.inverse = y, torch.exp2(log2_gain), torch.exp2(log2_inverse)
         self.log2_scale, self.log2_skew, self.noise = log2_scale, log2_skew, noise
         self.bits = y.new_zeros(y.shape[0])
@@ -106,7 +109,7 @@ class RateEstimator:
         v = (self.y[:, part] - mu) * self.gain[:, part]
         rounded = v + (torch.round(v) - v).detach()
         sample = v + torch.rand_like(v) - 0.5 if self.noise else rounded
-        bits = two_piece_gaussian_bits(sample, self.log2_scale[:, part], self.log2_skew[:, part])
+        bits = self.symbol_bits(sample, self.log2_scale[:, part], self.log2_skew[:, part])
         self.bits = self.bits + (bits if mask is None else bits * mask).sum((1, 2, 3))
         return mu + rounded * self.inverse[:, part]
 

@@ -22,7 +22,13 @@ class BitstreamError(NicError, OSError):
 
 
 class TruncatedError(BitstreamError):
-    """The file ends early; every byte that is there may be sound."""
+    """The file ends early; every byte that is there may be sound.
+
+    ``needed``: so many bytes of it are needed before it is worth to look again."""
+
+    def __init__(self, message: str, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class UnsupportedModelError(NicError, OSError):

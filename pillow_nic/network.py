@@ -140,15 +140,18 @@ def interpolate(table: Tensor, position: Tensor) -> Tensor:
 
 
 class Conditioning(nn.Module):
-    """Scale and shift per channel, interpolated on the rate point; starts as the identity."""
+    """Scale and shift per channel, interpolated on the rate point; starts as the identity.
 
-    def __init__(self, rate_points: int, channels: int) -> None:
+    In a slimmable part each width has its own: the features of fewer channels have other statistics (as the
+    batch normalisations of Yu et al., ICLR 2019)."""
+
+    def __init__(self, rate_points: int, channels: int, widths: int = 1) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(rate_points, channels))
-        self.shift = nn.Parameter(torch.zeros(rate_points, channels))
+        self.scale = nn.Parameter(torch.ones(widths, rate_points, channels))
+        self.shift = nn.Parameter(torch.zeros(widths, rate_points, channels))
 
-    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        return interpolate(self.scale, position), interpolate(self.shift, position)
+    def forward(self, position: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
+        return interpolate(self.scale[width], position), interpolate(self.shift[width], position)
 
 
 class GainUnit(nn.Module):
@@ -167,16 +170,16 @@ class GainUnit(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv1×1(act(conv3×3(x)·scale + shift)): 10·C² MAC per position."""
 
-    def __init__(self, channels: int, rate_points: int) -> None:
+    def __init__(self, channels: int, rate_points: int, widths: int) -> None:
         super().__init__()
         self.conv1 = SlimConv2d(channels, channels, 3, padding=1)
         self.conv2 = SlimConv2d(channels, channels, 1)
-        self.conditioning = Conditioning(rate_points, channels)
+        self.conditioning = Conditioning(rate_points, channels, widths)
         nn.init.normal_(self.conv2.weight, std=0.2 * channels**-0.5)
         nn.init.zeros_(_bias(self.conv2))
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        scale, shift = self.conditioning(position)
+    def forward(self, x: Tensor, position: Tensor, width: int) -> Tensor:
+        scale, shift = self.conditioning(position, width)
         h = F.leaky_relu(self.conv1.scaled(x, scale, shift, x.shape[1]), 0.1)
         return x + self.conv2(h, x.shape[1])
 
@@ -201,13 +204,14 @@ class AnalysisTransform(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        c8, c16, n = config.widths[-1].channels_8, config.widths[-1].channels_16, config.rate_points
+        c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
+        n, widths = config.rate_points, len(config.widths)
         self.klt = nn.Conv2d(3, config.latent_channels, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(3 * 64, c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n) for _ in range(config.blocks_8))
+        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n, widths) for _ in range(config.blocks_8))
         self.down = SlimConv2d(c8, c16, 2, 2)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n) for _ in range(config.blocks_16))
+        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n, widths) for _ in range(config.blocks_16))
         self.head = _zero(SlimConv2d(c16, config.latent_channels, 1))
 
     def forward(self, x: Tensor, position: Tensor, width: int = -1) -> Tensor:
@@ -220,10 +224,10 @@ class AnalysisTransform(nn.Module):
             )
         h = self.stem(F.pixel_unshuffle(x * 4, 8), size.channels_8)
         for block in self.blocks_8:
-            h = block(h, position)
+            h = block(h, position, width)
         h = self.down(h, size.channels_16)
         for block in self.blocks_16:
-            h = block(h, position)
+            h = block(h, position, width)
         return linear + self.head(h, channels).float()
 
 
@@ -238,14 +242,16 @@ class SynthesisTransform(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        c8, c16, n = config.widths[-1].channels_8, config.widths[-1].channels_16, config.rate_points
+        c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
+        n, widths = config.rate_points, len(config.widths)
         self.klt = nn.ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n) for _ in range(config.blocks_16))
+        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n, widths) for _ in range(config.blocks_16))
         self.up = SlimConv2d(c16, 4 * c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n) for _ in range(config.blocks_8))
-        self.head = _zero(SlimConv2d(c8, 3 * 64, 1))
+        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n, widths) for _ in range(config.blocks_8))
+        # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
+        self.head = _zero(SlimConv2d(c8, 3 * 64, 3, padding=1))
 
     def forward(self, y_hat: Tensor, position: Tensor, width: int = -1) -> Tensor:
         size = self.config.widths[width]
@@ -256,10 +262,10 @@ class SynthesisTransform(nn.Module):
             )
         h = self.stem(y_hat, size.channels_16)
         for block in self.blocks_16:
-            h = block(h, position)
+            h = block(h, position, width)
         h = F.pixel_shuffle(self.up(h, 4 * size.channels_8), 2)
         for block in self.blocks_8:
-            h = block(h, position)
+            h = block(h, position, width)
         return linear + F.pixel_shuffle(self.head(h).float(), 8) + 0.5
 
 

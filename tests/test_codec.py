@@ -177,7 +177,7 @@ def test_metadata_and_bytes_behind_the_file(small: bytes) -> None:
 
 def test_decoding_the_first_layers(layered: bytes) -> None:
     assert container.read_info(layered)[0].layer_ends == (1, 2, 3, 4, 5, 6, 7)
-    ends = container.layer_offsets(layered)
+    ends = container.parse_header(layered).layer_offsets
     decoded = [decode(layered, layers=k) for k in range(1, 8)]
     for k, pixels in enumerate(decoded, 1):
         assert pixels.shape == (70, 90, 3)

@@ -21,11 +21,12 @@ from pillow_nic import container as nic
 from pillow_nic.container import (
     Container,
     Header,
+    LayerCounter,
     dump,
-    layer_offsets,
     parse,
     parse_header,
     read_info,
+    truncate,
     verify,
 )
 from pillow_nic.errors import BitstreamError, NicError, TruncatedError
@@ -53,6 +54,12 @@ SMALL_BYTES = bytes.fromhex(
     "00 c351af96"
     "8201 b00f71b1" + 130 * "00"
 )
+
+
+def layer_offsets(data: bytes) -> list[int]:
+    counter = LayerCounter()
+    counter.update(data)
+    return counter.ends
 
 
 def seal(head: bytes) -> bytes:
@@ -210,7 +217,7 @@ def test_numbers(value: int) -> None:
 def test_any_bytes_behind_a_header(tail: bytes) -> None:
     """Nothing but a NicError comes out of arbitrary bytes."""
     for data in (tail, nic.SIGNATURE + tail, head() + tail, head(mode=1) + tail, head() + b"DATA" + tail):
-        for call in (parse, verify, read_info, layer_offsets, lambda data: parse(data, partial=True)):
+        for call in (parse, verify, read_info, layer_offsets, parse_header, lambda data: parse(data, partial=True)):
             with suppress(BitstreamError):
                 call(data)
 
@@ -371,14 +378,14 @@ def test_first_layers(layers: int) -> None:
 )
 def test_not_a_nic_file(data: bytes) -> None:
     with pytest.raises(BitstreamError, match="not a NIC file") as caught:
-        parse_header(io.BytesIO(data).read)
+        parse_header(data)
     assert not isinstance(caught.value, TruncatedError)
 
 
 @pytest.mark.parametrize("length", range(34))
 def test_a_short_header(length: int) -> None:
     with pytest.raises(TruncatedError, match="header: the file ends at byte"):
-        parse_header(io.BytesIO(SMALL_BYTES[:length]).read)
+        parse_header(SMALL_BYTES[:length])
 
 
 def test_a_newer_version_is_named_before_anything_else() -> None:
@@ -413,7 +420,7 @@ HOSTILE_HEADERS = {
 
 @pytest.mark.parametrize(("data", "fault"), HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
 def test_hostile_headers(data: bytes, fault: str) -> None:
-    for call in (parse, verify, read_info, layer_offsets, lambda data: parse_header(io.BytesIO(data).read)):
+    for call in (parse, verify, read_info, layer_offsets, parse_header):
         with pytest.raises(BitstreamError, match=f"header.*{fault}"):
             call(data + b"DATA")
 
@@ -421,12 +428,12 @@ def test_hostile_headers(data: bytes, fault: str) -> None:
 def test_the_largest_sizes_are_allowed() -> None:
     for width, height, tile_log2 in ((1 << 20, 1 << 10, 7), (1 << 15, 1 << 15, 7), (1 << 20, 1, 6)):
         header = replace(SMALL.header, width=width, height=height, tile_log2=tile_log2)
-        assert parse_header(io.BytesIO(nic._dump_header(header)).read) == header
+        assert parse_header(nic._dump_header(header)) == header
 
 
 def test_groups() -> None:
     header = replace(SMALL.header, layer_ends=tuple(range(1, 33)))
-    assert parse_header(io.BytesIO(nic._dump_header(header)).read) == header
+    assert parse_header(nic._dump_header(header)) == header
 
 
 # --------------------------------------------------------------------------------------------------- chunks
@@ -489,10 +496,61 @@ def test_read_info_does_not_read_the_alpha_plane_or_the_streams() -> None:
     assert file.tell() == 6 + PLAIN.index(b"DATA") + 4
 
 
-def test_parse_header_reads_exactly_the_header_even_in_drops() -> None:
-    file = io.BytesIO(SMALL_BYTES)
-    assert parse_header(lambda size: file.read(min(size, 1))) == SMALL.header
-    assert file.tell() == 34
+def test_a_header_and_its_layers_from_a_slow_file() -> None:
+    class Drops(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            return super().read(min(size, 1))
+
+    header = parse_header(Drops(SMALL_BYTES))
+    assert header == SMALL.header
+    assert header.layer_offsets == tuple(layer_offsets(SMALL_BYTES))
+
+
+def test_layer_offsets_of_every_prefix() -> None:
+    ends = layer_offsets(SMALL_BYTES)
+    for length in range(34, len(SMALL_BYTES) + 1):
+        offsets = parse_header(SMALL_BYTES[:length]).layer_offsets
+        assert offsets == tuple(end for end in ends if end <= length)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_counting_layers_while_the_file_grows(block: int) -> None:
+    counter = LayerCounter()
+    for length in range(0, len(SMALL_BYTES) + block, block):
+        data = SMALL_BYTES[:length]
+        assert counter.update(data) == sum(end <= length for end in layer_offsets(SMALL_BYTES))
+    assert counter.ends == layer_offsets(SMALL_BYTES)
+    with pytest.raises(BitstreamError, match="not a NIC file"):
+        LayerCounter().update(b"GIF89a")
+
+
+# ------------------------------------------------------------------------------------------------- truncate
+
+
+@settings(deadline=None, max_examples=60)
+@given(containers(), st.data())
+def test_truncate(container: Container, data: st.DataObject) -> None:
+    layers = data.draw(st.integers(1, container.header.layers))
+    whole = dump(container)
+    header = replace(container.header, layer_ends=container.header.layer_ends[:layers])
+    expected = Container(header, container.chunks, container.streams[:layers])
+    assert truncate(whole, layers) == dump(expected)
+    assert truncate(whole[: layer_offsets(whole)[layers - 1]], layers) == dump(expected)
+
+
+def test_truncate_keeps_what_it_does_not_know_and_refuses_what_is_not_there() -> None:
+    unknown = struct.pack("<4sI", b"next", 3) + b"new"
+    at = PLAIN.index(b"DATA")
+    data = PLAIN[:at] + unknown + struct.pack("<I", crc32(unknown)) + PLAIN[at:]
+    assert truncate(data, 1) == data
+    for layers in (0, -1, 3):
+        with pytest.raises(ValueError, match="layers must lie between 1 and 2"):
+            truncate(SMALL_BYTES, layers)
+    with pytest.raises(TruncatedError):
+        truncate(SMALL_BYTES[:-1], 2)
+    with pytest.raises(BitstreamError, match="CRC"):
+        truncate(SMALL_BYTES[:-1] + b"?", 2)
 
 
 # ------------------------------------------------------------------------------------------ hostile lengths
@@ -543,7 +601,7 @@ def test_a_hostile_length_never_allocates(data: bytes) -> None:
         finally:
             assert file.largest <= 1 << 16
 
-    for call in (parse, verify, lambda data: parse(data, partial=True), info_of_a_file, layer_offsets):
+    for call in (parse, verify, lambda data: parse(data, partial=True), info_of_a_file, layer_offsets, parse_header):
         message = "limit"
         tracemalloc.start()
         try:
@@ -551,8 +609,8 @@ def test_a_hostile_length_never_allocates(data: bytes) -> None:
         except BitstreamError as error:
             message = str(error)
         else:
-            # These two do not look at streams, or take their end for the end of what has arrived so far.
-            assert call in (info_of_a_file, layer_offsets)
+            # These do not look at streams, or take their end for the end of what has arrived so far.
+            assert call in (info_of_a_file, layer_offsets, parse_header)
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()

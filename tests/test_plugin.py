@@ -198,7 +198,7 @@ def test_layers_sharpen(layered: bytes) -> None:
 
 
 def test_only_the_bytes_of_the_wanted_layers_are_needed(layered: bytes) -> None:
-    first = layered[: container.layer_offsets(layered)[0]]
+    first = layered[: container.parse_header(layered).layer_offsets[0]]
     im = opened(first)
     im.layers = 1
     whole = opened(layered)
@@ -250,7 +250,7 @@ def test_cut_file(layered: bytes, keep: float) -> None:
 
 def test_cut_file_with_load_truncated_images(layered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    ends = container.layer_offsets(layered)
+    ends = container.parse_header(layered).layer_offsets
     for layers in (1, 2):
         whole = opened(layered)
         whole.layers = layers

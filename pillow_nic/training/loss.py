@@ -8,7 +8,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
-from ..entropy_model import RateEstimator, code_groups
+from ..entropy_model import RateEstimator, code_groups, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
 
 
@@ -19,6 +19,7 @@ class TrainingModel(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.network = Network(config)
+        self.symbol_bits = two_piece_gaussian_bits
         self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=3)
 
 
@@ -61,7 +62,9 @@ def forward(
     features = network.features(z_hat)[:, :, : y.shape[2], : y.shape[3]]
     log2_gain, log2_inverse = (t[:, :channels, None, None] for t in network.gain(position))
     log2_gain, log2_inverse = log2_gain - delta, log2_inverse + delta
-    coder = RateEstimator(y, log2_gain, log2_inverse, log2_scale + log2_gain, log2_skew, noise=not hard)
+    coder = RateEstimator(
+        y, log2_gain, log2_inverse, log2_scale + log2_gain, log2_skew, not hard, model.symbol_bits
+    )
     y_hat = code_groups(network, features, position, coder, kept, config.widths[width].groups)
     x_hat = network.g_s(y_hat, position, width)
     if hard:

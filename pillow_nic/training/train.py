@@ -14,6 +14,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,8 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     lmbda_weight: float = 0.5
+    hyper_weight: float = 1.0
+    hyper_part: float = 0.4
     focus: float = 1.0
     focus_share: float = 0.8
     mixed_from: float = 0.6
@@ -55,6 +58,7 @@ class TrainConfig:
     mixed_prefix: float = 0.1
     mixed_delta: float = 0.2
     bf16: bool = True
+    compile: bool = False
     device: str = "cpu"
     seed: int = 1
     valid_pictures: int = 24
@@ -91,19 +95,28 @@ def load_checkpoint(path: Path) -> tuple[NetworkConfig, dict[str, Tensor], dict[
 def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Optimizer:
     """The linear paths hold small, well-started numbers: they learn at a fraction of the rate. The
     factorised prior is slow to leave its start: it learns faster."""
-    linear: list[Tensor] = []
-    prior: list[Tensor] = []
-    other: list[Tensor] = []
+    kinds: dict[str, list[Tensor]] = {"hidden": [], "other": [], "linear": [], "prior": []}
     for name, parameter in model.named_parameters():
-        if not name.endswith("quantiles"):
-            (linear if ".klt." in name else prior if name.startswith("hyper_prior.") else other).append(
-                parameter
-            )
-    groups = [
-        {"params": other, "scale": 1.0},
-        {"params": linear, "scale": config.linear_lr},
-        {"params": prior, "scale": config.prior_lr},
+        if name.endswith("quantiles"):
+            continue
+        kind = "linear" if ".klt." in name else "prior" if name.startswith("hyper_prior.") else "other"
+        if kind == "other" and parameter.dim() == 4 and ".head." not in name:
+            kind = "hidden"
+        kinds[kind].append(parameter)
+    scales = {"hidden": 1.0, "other": 1.0, "linear": config.linear_lr, "prior": config.prior_lr}
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "scale": scales[kind]} for kind, parameters in kinds.items()
     ]
+    if config.optimizer == "muon":
+        from pytorch_optimizer import Muon
+
+        for kind, group in zip(kinds, groups, strict=True):
+            group |= (
+                {"use_muon": True, "use_adjusted_lr": True}
+                if kind == "hidden"
+                else {"use_muon": False, "betas": (0.9, 0.99)}
+            )
+        return Muon(groups)
     if config.optimizer == "soap":
         from pytorch_optimizer import SOAP
 
@@ -171,6 +184,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
+    if config.compile:
+        model.symbol_bits = torch.compile(model.symbol_bits, dynamic=True)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = make_optimizer(model, config)
     valid = validation_pictures(Path(config.valid), config.valid_pictures, device) if config.valid else []
@@ -207,15 +222,21 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
             if rng.random() < config.mixed_width:
                 width = int(rng.integers(widths - 1))
                 kept = model.network.config.widths[width].groups
+                suited = np.where(rng.random(count) < config.focus_share, kept / groups, 1.0)
+                position = position * torch.from_numpy(suited).float().to(device)
             elif rng.random() < config.mixed_prefix:
                 kept = int(rng.integers(1, groups))
             elif rng.random() < config.mixed_delta:
                 delta = float(rng.integers(-8, 9)) / 8
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             result = forward(model, x, position, width=width, groups=kept, delta=delta)
-        lmbda = model.network.config.lmbda(position)
+        # A part of the channels is trained at the λ that suits it: groups/all of the range at most.
+        lmbda = model.network.config.lmbda(position.clamp_max(points * kept / groups))
         weight = (lmbda / 0.01) ** -config.lmbda_weight
-        loss = (weight * (result.bpp + lmbda * result.mse)).mean()
+        # The hyper-latent's bits count less at first: at full price most of its channels die before the rest
+        # has learned to use them, and a dead channel (0 everywhere) never comes back.
+        discount = (1 - config.hyper_weight) * max(0.0, 1 - part / config.hyper_part)
+        loss = (weight * (result.bpp - discount * result.hyper_bpp + lmbda * result.mse)).mean()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
