@@ -8,8 +8,8 @@ as far as the file has them `icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `
 structure and every checksum of the file without decoding a pixel.
 
 A cut file raises TruncatedError (an OSError) that says how many layers are whole; with
-`ImageFile.LOAD_TRUNCATED_IMAGES` they are shown. `ImageFile.Parser` shows the first layer as soon as it has come
-and sharpens with each that follows.
+`ImageFile.LOAD_TRUNCATED_IMAGES` they are shown. `ImageFile.Parser` shows the first layer as soon as it has
+come and sharpens with each that follows.
 
 `Image.save` takes
     quality      float from 0 to 1 (default 0.5), or an int from 2 to 100 read as a percentage

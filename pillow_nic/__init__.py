@@ -68,9 +68,9 @@ def __dir__() -> list[str]:
 def read_header(source: bytes | bytearray | memoryview | IO[bytes]) -> Header:
     """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy.
 
-    `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode with
-    `layers=k`. Of a file that is not whole yet it has the layers that are. BitstreamError (an OSError) for
-    what is no `.nic` file.
+    `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode
+    with `layers=k`. Of a file that is not whole yet it has the layers that are. BitstreamError (an OSError)
+    for what is no `.nic` file.
     """
     from .container import parse_header
 

@@ -112,6 +112,16 @@ def measure(
     return found
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder by name, or the one that is named itself. ValueError if there is none."""
+    suffixes = Image.registered_extensions().keys() - {".nic"}
+    paths = folder.iterdir() if folder.is_dir() else [folder]
+    pictures = sorted(path for path in paths if path.suffix.lower() in suffixes)
+    if not pictures:
+        raise ValueError(f"no pictures in {folder}")
+    return pictures
+
+
 def read(path: Path) -> Pixels:
     """The picture as RGB pixels, H×W×3."""
     import numpy as np
@@ -177,7 +187,7 @@ def speed(
     padding = [(0, max(0, side - n)) for n in pixels.shape[:2]]
     square = np.pad(pixels, [*padding, (0, 0)], mode="symmetric")[:side, :side]  # mirrored: no false edges
     setting.there_and_back(square, quality)
-    timed = [setting.there_and_back(square, quality)[2:] for _ in _progress(range(runs), "run")]
+    timed = [setting.there_and_back(square, quality)[2:] for _ in progress(range(runs), "run")]
     return [1e6 * encode / side**2 for encode, _ in timed], [1e6 * decode / side**2 for _, decode in timed]
 
 
@@ -189,7 +199,7 @@ def first_decode(data: bytes, starts: int, device: str | None = None) -> list[fl
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "picture.nic")
         file.write_bytes(data)
-        for _ in _progress(range(starts), "start"):
+        for _ in progress(range(starts), "start"):
             start = perf_counter()
             subprocess.run([sys.executable, "-c", code, str(file)], env=environment, check=True)
             seconds.append(perf_counter() - start)
@@ -310,11 +320,7 @@ def _quality(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Measure rate, distortion and speed on a folder of pictures."""
-    suffixes = Image.registered_extensions().keys() - {".nic"}
-    paths = args.folder.iterdir() if args.folder.is_dir() else [args.folder]
-    pictures = sorted(path for path in paths if path.suffix.lower() in suffixes)
-    if not pictures:
-        raise ValueError(f"no pictures in {args.folder}")
+    pictures = picture_files(args.folder)
     action = _monotone if args.monotone else _speed if args.speed is not None else _rate_distortion
     return action(args, pictures, Setting(args.device, args.width))
 
@@ -324,14 +330,14 @@ def _rate_distortion(args: argparse.Namespace, pictures: list[Path], setting: Se
     _check_before(pictures, anchors=bool(anchors), ms_ssim=args.ms_ssim)
     print(f"{setting}\n{len(pictures)} pictures of {args.folder.name}, one run each, in memory, model loaded")
     print("bpp of whole files; bpp, PSNR (RGB), MS-SSIM: means over the pictures; seconds: medians\n")
-    progress = _progress(pictures, "picture")
-    points = means(measure(progress, args.qualities or QUALITIES, setting, with_ms_ssim=args.ms_ssim))
+    shown = progress(pictures, "picture")
+    points = means(measure(shown, args.qualities or QUALITIES, setting, with_ms_ssim=args.ms_ssim))
     rows = []
     for p in points:
         cells = [f"{p['param']['quality']:.3f}", f"{p['bpp']:.4f}", f"{p['psnr']:.3f}"]
         cells += [f"{p['ms_ssim']:.5f}", f"{decibels(p['ms_ssim']):.3f}"] if args.ms_ssim else ["-", "-"]
         rows.append([*cells, f"{p['enc_s_per_mp']:.3f}", f"{p['dec_s_per_mp']:.3f}"])
-    print(_table(["quality", "bpp", "PSNR dB", "MS-SSIM", "in dB", "encode s/MP", "decode s/MP"], rows))
+    print(table(["quality", "bpp", "PSNR dB", "MS-SSIM", "in dB", "encode s/MP", "decode s/MP"], rows))
     result = compare(points, anchors)
     if result:
         low, high = ANCHOR_RATES
@@ -340,7 +346,7 @@ def _rate_distortion(args: argparse.Namespace, pictures: list[Path], setting: Se
         )
         print("over: the interval that both curves reach; of: how much it is of the anchor's\n")
         rows = [[name, *itertools.chain(*map(_cells, row.values()))] for name, row in result.items()]
-        print(_table(["against", "PSNR", "over dB", "of", "MS-SSIM", "over dB", "of"], rows))
+        print(table(["against", "PSNR", "over dB", "of", "MS-SSIM", "over dB", "of"], rows))
     if args.json:
         names = [path.name for path in pictures]
         ours = {"description": str(setting), "source": "pillow_nic.benchmark", "points": points}
@@ -370,7 +376,7 @@ def _cells(value: BdRate | str) -> list[str]:
 def _monotone(args: argparse.Namespace, pictures: list[Path], setting: Setting) -> int:
     qualities = args.qualities or MONOTONE_QUALITIES
     print(f"{setting}\n{len(pictures)} pictures of {args.folder.name} at {len(qualities)} qualities")
-    faults = falls(measure(_progress(pictures, "picture"), qualities, setting, with_ms_ssim=False))
+    faults = falls(measure(progress(pictures, "picture"), qualities, setting, with_ms_ssim=False))
     print(*faults, f"violations (bytes or PSNR do not rise): {len(faults)}", sep="\n")
     return int(bool(faults))
 
@@ -383,7 +389,7 @@ def _speed(args: argparse.Namespace, pictures: list[Path], setting: Setting) -> 
     for side, quality in itertools.product(SPEED_SIDES, args.qualities or [DEFAULT_QUALITY]):
         times = speed(pixels, args.speed, quality, setting, side)
         rows.append([f"{side}x{side}", f"{quality:.3f}", *(f"{median(t):.3f} ({min(t):.3f})" for t in times)])
-    print(_table(["picture", "quality", "encode s/MP", "decode s/MP"], rows))
+    print(table(["picture", "quality", "encode s/MP", "decode s/MP"], rows))
     data = setting.there_and_back(pixels, DEFAULT_QUALITY)[0]
     seconds = first_decode(data, STARTS, args.device)
     print(
@@ -393,7 +399,7 @@ def _speed(args: argparse.Namespace, pictures: list[Path], setting: Setting) -> 
     return 0
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns aligned to the right, the first to the left."""
     lines = [head, *rows]
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -403,7 +409,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _progress(items: Any, unit: str) -> Any:
+def progress(items: Any, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, unit=unit, leave=False, disable=None)  # None: no bar unless stderr is a terminal

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     truncate.set_defaults(run=_truncate, usage_error=truncate.error)
 
     info = commands.add_parser("info", parents=[common], help="what stands in .nic files")
+    info.add_argument(
+        "--plot", metavar="PNG", help="paint one file's layers: pictures, bits, latent channels"
+    )
     info.set_defaults(run=_info, usage_error=info.error)
     return parser
 
@@ -163,9 +167,17 @@ def _truncate(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     failed = 0
-    for source, _ in _sources(args, {".nic"}):
+    sources = _sources(args, {".nic"})
+    if args.plot and len(sources) > 1:
+        args.usage_error("--plot takes one file")
+    for source, _ in sources:
         try:
-            print(source, *_describe(source.read_bytes()), sep="\n  ")
+            data = source.read_bytes()
+            print(source, *_describe(data), sep="\n  ")
+            if args.plot:
+                from .plot import plot  # loads torch
+
+                _write(Path(args.plot), True, partial(plot(data).save, format="PNG"))
         except _FILE_ERRORS as error:
             failed += _complain(source, error)
     return int(failed > 0)

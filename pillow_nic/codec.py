@@ -10,7 +10,7 @@ is no seam."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,10 +58,10 @@ def encode(
     """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file.
 
     ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``effort`` 0: plain rounding; 1:
-    rate–distortion optimised rounding. ``layers``: how many layers the file
-    has, 1 … number of groups (default: all that the width carries, one for a picture of up to 16384
-    pixels). ``width``: width of the networks, 1 … number of widths. ValueError for options or shapes out of
-    range."""
+    rate–distortion optimised rounding. ``layers``: how many layers the file has, 1 … number of groups
+    (default: all that the width carries, one for a picture of up to 16384 pixels). ``width``: width of the
+    networks, 1 … number of widths (default: the narrowest that costs no rate at this quality). ValueError for
+    options or shapes out of range."""
     point = rate_point(parse_quality(quality))
     effort = parse_effort(effort)
     if 0 in pixels.shape[:2]:
@@ -73,12 +73,7 @@ def encode(
     header = _header(loaded, pixels, point, layers, width)
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
-        by_tile = [
-            _encode_tile(
-                loaded, y[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop], header, effort
-            )
-            for t in tiles(y.shape[2], y.shape[3], header.tile_size // PATCH)
-        ]
+        by_tile = [_encode_tile(loaded, y[:, :, *place], header, effort) for _, place in _places(header)]
     streams = [list(layer) for layer in zip(*by_tile, strict=True)]
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
@@ -103,47 +98,82 @@ def decode(
 
     ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those layers,
     not the one that the file was encoded with: less work, less exact. ``partial``: of a cut file, decode the
-    layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError) for damaged or foreign data, UnsupportedModelError if its model is not
-    installed."""
+    layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError, as all of
+    these) for damaged or foreign data; UnsupportedModelError if its model is not installed."""
     parsed = container.parse(data, layers=layers, partial=partial)
     header = parsed.header
     loaded = _model_for(header, device)
     alpha = None
     if "ALPH" in parsed.chunks:
         alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
-    config = loaded.config
     if fast:
         groups = header.layer_ends[len(parsed.streams) - 1]
-        narrow = next(i for i, width in enumerate(config.widths) if width.groups >= groups)
+        narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= groups)
         header = replace(header, width_index=min(narrow, header.width_index))
-    shown = config.widths[header.width_index].groups
-    height, width = _latent_size(header)
-    grid = list(tiles(height, width, header.tile_size // PATCH))
     with torch.inference_mode():
-        y_hat = torch.empty(1, config.group_ends[shown - 1], height, width, device=loaded.device)
-        for number, t in enumerate(grid):
-            streams = [layer[number] for layer in parsed.streams]
-            size = (t.rows.stop - t.rows.start, t.columns.stop - t.columns.start)
-            y_hat[:, :, t.rows.start : t.rows.stop, t.columns.start : t.columns.stop] = _decode_tile(
-                loaded, streams, header, number, size, shown
-            )
-        colours = _synthesise(loaded, y_hat, header)
+        colours = _synthesise(loaded, _decode_latent(loaded, parsed.streams, header), header)
     return colour.join(colours, alpha, header.mode)
+
+
+def inspect(data: bytes | bytearray | memoryview, *, device: str | None = None) -> tuple[Array, Array]:
+    """What a file's streams hold: the latent ŷ in its natural domain, float32 (C, h, w), and the bits that
+    each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
+    parsed = container.parse(data)
+    header, model = parsed.header, _model_for(parsed.header, device)
+    with torch.inference_mode():
+        latent = _decode_latent(model, parsed.streams, header)[0].cpu().numpy()
+    costs = model.symbol_costs.cpu().numpy()
+    bits = np.zeros_like(latent)
+    for number, place in _places(header):
+        streams = [layer[number] for layer in parsed.streams]
+        _, symbols, numbers = _read_symbols(model, streams, header, number, latent[0][place].shape)
+        reach = costs.shape[1] // 2
+        bits[: len(symbols), *place] = costs[numbers, np.clip(symbols, -reach, reach) + reach]
+    return latent, bits
+
+
+def _decode_latent(model: Model, layers: list[list[bytes]], header: Header) -> Tensor:
+    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width."""
+    groups = model.config.widths[header.width_index].groups
+    latent = torch.empty(1, model.config.group_ends[groups - 1], *_latent_size(header), device=model.device)
+    for number, place in _places(header):
+        part = latent[:, :, *place]
+        streams = [layer[number] for layer in layers]
+        size = (part.shape[2], part.shape[3])
+        part.copy_(_decode_tile(model, streams, header, number, size, groups))
+    return latent
+
+
+def _places(header: Header) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """Each tile's number and its rows and columns in the latent."""
+    for number, t in enumerate(tiles(*_latent_size(header), header.tile_size // PATCH)):
+        yield number, (slice(t.rows.start, t.rows.stop), slice(t.columns.start, t.columns.stop))
 
 
 def _header(model: Model, pixels: Pixels, point: int, layers: int | None, width: int | None) -> Header:
     config = model.config
     if width is not None and not 1 <= width <= len(config.widths):
         raise ValueError(f"width must be from 1 to {len(config.widths)}, not {width}")
-    width_index = len(config.widths) - 1 if width is None else width - 1
+    most = len(config.groups) if width is None else config.widths[width - 1].groups
+    if layers is not None and not 1 <= layers <= most:
+        raise ValueError(f"layers must be from 1 to {most}, not {layers}")
+    width_index = _automatic_width(model, point, layers or 1) if width is None else width - 1
     groups = config.widths[width_index].groups
-    if layers is not None and not 1 <= layers <= groups:
-        raise ValueError(f"layers must be from 1 to {groups}, not {layers}")
     height, breadth = pixels.shape[:2]
     count = layers or (1 if height * breadth <= SMALL else groups)
     mode = "L" if pixels.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     ends = (*range(1, count), groups)
     return Header(mode, breadth, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
+
+
+def _automatic_width(model: Model, point: int, layers: int) -> int:
+    """The narrowest width that costs no rate at this rate point and has room for so many layers."""
+    fits = (
+        index
+        for index, (width, limit) in enumerate(zip(model.config.widths, model.width_limits, strict=True))
+        if point <= limit and layers <= width.groups
+    )
+    return next(fits, len(model.config.widths) - 1)
 
 
 def _model_for(header: Header, device: str | None) -> Model:
@@ -302,7 +332,7 @@ def _decode_tile(
     """Streams of tile ``number``, one for each layer that is there → ŷ (1, C, *size); groups up to ``total``
     that are not there stand at their predicted means."""
     coded = header.layer_ends[len(streams) - 1]
-    z, symbols = _read_symbols(model, streams, header, number, size)
+    z, symbols, _ = _read_symbols(model, streams, header, number, size)
     values = torch.from_numpy(symbols).to(model.device)[None].float()
 
     def make_coder(_: Tensor, inverse: Tensor) -> SymbolDecoder:
@@ -313,9 +343,9 @@ def _decode_tile(
 
 def _read_symbols(
     model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int]
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the
-    groups that are there. BitstreamError names the stream."""
+    groups that are there, with their table numbers. BitstreamError names the stream."""
     config = model.config
     channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
     z = np.zeros((config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER)), np.int32)
@@ -336,4 +366,4 @@ def _read_symbols(
         except BitstreamError as error:
             raise BitstreamError(f"stream of layer {layer + 1}, tile {number + 1}: {error}") from error
         group = header.layer_ends[layer]
-    return z, symbols
+    return z, symbols, numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Model:
     tables: Tables
     hyper_tables: Tables
     device: torch.device
+    width_limits: tuple[int, ...]
+    """For each width the highest rate point at which encoding with it costs no rate; −1 for none."""
 
     @property
     def config(self) -> NetworkConfig:
@@ -53,6 +56,9 @@ class Model:
         costs = np.full((len(self.tables), 2 * COST_REACH + 1), ESCAPE_BITS, np.float32)
         for number in range(len(self.tables)):
             frequencies, lo = self.tables.table(number)
+            if not frequencies.size:  # codes nothing: 0 is free
+                costs[number, COST_REACH] = 0
+                continue
             symbols = np.arange(frequencies.size - 1) - lo
             inside = np.abs(symbols) <= COST_REACH
             costs[number, symbols[inside] + COST_REACH] = PRECISION - np.log2(frequencies[1:][inside])
@@ -124,6 +130,7 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         digest = hashlib.sha256(file.read_bytes()).digest()[:HASH_BYTES]
         with safe_open(file, "pt") as f:
             config = NetworkConfig.from_json(f.metadata()["network"])
+            limits = tuple(int(limit) for limit in json.loads(f.metadata()["width_limits"]))
             tensors: dict[str, torch.Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
         with torch.device("meta"):
             network = Network(config)
@@ -142,9 +149,10 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         raise WeightsError(f"{file.name}: {len(tables)} tables do not fit the integer network")
     if (integer_net.gain.shape[1], len(hyper_tables)) != (config.latent_channels, config.hyper_channels):
         raise WeightsError(f"{file.name}: the integer part is not for this network's channels")
-    return Model(
-        name, digest, network.eval().requires_grad_(False), integer_net, tables, hyper_tables, device
-    )
+    if len(limits) != len(config.widths):
+        raise WeightsError(f"{file.name}: {len(limits)} limits for {len(config.widths)} widths")
+    network.eval().requires_grad_(False)
+    return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits)
 
 
 def _part(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> dict[str, np.ndarray[Any, Any]]:

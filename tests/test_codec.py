@@ -217,6 +217,55 @@ def test_layers_that_would_be_empty_are_not_written(model: weights.Model) -> Non
     assert decode(data, layers=1).shape == (32, 32, 3)
 
 
+def test_every_prefix_is_the_picture_of_its_layers() -> None:
+    data = encode(picture(20, 33), quality=0.6, layers=7)
+    header = container.parse_header(data)
+    assert header.layers >= 5
+    decoded = [decode(data, layers=k) for k in range(1, header.layers + 1)]
+    for length in range(len(data)):
+        prefix = data[:length]
+        whole = sum(end <= length for end in header.layer_offsets)
+        if not whole:
+            with pytest.raises(TruncatedError):
+                decode(prefix, partial=True)
+            continue
+        with pytest.raises(TruncatedError, match=f"{whole} of {header.layers} layers are whole"):
+            decode(prefix)
+        np.testing.assert_array_equal(decode(prefix, partial=True), decoded[whole - 1])
+    for k, pixels in enumerate(decoded, 1):
+        np.testing.assert_array_equal(decode(container.truncate(data, k)), pixels)
+
+
+def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    real = codec._synthesise
+
+    def noting(model: weights.Model, latent: torch.Tensor, header: Header) -> Pixels:
+        used.append(header.width_index)
+        assert latent.shape[1] == model.config.group_ends[model.config.widths[header.width_index].groups - 1]
+        return real(model, latent, header)
+
+    monkeypatch.setattr(codec, "_synthesise", noting)
+    for layers in range(1, 8):
+        decode(layered, layers=layers, fast=True)
+        decode(layered, layers=layers)
+    decode(encode(picture(48, 60), quality=0.8, width=2, layers=3), layers=1, fast=True)
+    assert used == [0, 5, 0, 5, 1, 5, 2, 5, 3, 5, 4, 5, 5, 5, 0]
+
+
+def test_inspect_accounts_for_the_bytes(layered: bytes) -> None:
+    latent, bits = codec.inspect(layered)
+    assert latent.shape == bits.shape == (320, 5, 6)
+    streams = [layer[0] for layer in container.parse(layered).streams]
+    ends = (0, 16, 48, 72, 96, 144, 192, 320)
+    for first, last, stream in zip(ends, ends[1:], streams, strict=False):
+        counted = bits[first:last].sum() / 8
+        assert counted <= len(stream) + 4  # whole words
+        if first:  # the first stream has the hyper-latent too
+            assert counted > 0.9 * len(stream) - 8
+    assert (codec.inspect(container.truncate(layered, 2))[1][48:] == 0).all()
+
+
 @pytest.mark.parametrize("width", range(1, 7))
 def test_every_width(width: int) -> None:
     pixels = picture(48, 60)
@@ -226,6 +275,19 @@ def test_every_width(width: int) -> None:
     assert decode(data).shape == pixels.shape
     with pytest.raises(ValueError, match=f"layers must be from 1 to {width + 1}"):
         encode(pixels, width=width, layers=width + 2)
+
+
+def test_automatic_width(model: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrowest whose limit the quality does not pass and that has room for the layers asked for."""
+    limited = replace(model, width_limits=(13107, -1, 32767, -1, -1, 65535))
+    monkeypatch.setattr(weights, "load", lambda *_: limited)
+
+    def width_index(quality: float, **options: int) -> int:
+        return container.parse_header(encode(picture(32, 32), quality=quality, **options)).width_index
+
+    assert [width_index(q) for q in (0.0, 0.2, 0.21, 0.49, 0.51, 1.0)] == [0, 0, 2, 2, 5, 5]
+    assert [width_index(0.0, layers=n) for n in (1, 2, 3, 4, 5, 7)] == [0, 0, 2, 2, 5, 5]
+    assert width_index(0.0, width=6) == 5
 
 
 def test_step_exponent_reaches_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,14 @@ def test_numbers(value: int) -> None:
 def test_any_bytes_behind_a_header(tail: bytes) -> None:
     """Nothing but a NicError comes out of arbitrary bytes."""
     for data in (tail, nic.SIGNATURE + tail, head() + tail, head(mode=1) + tail, head() + b"DATA" + tail):
-        for call in (parse, verify, read_info, layer_offsets, parse_header, lambda data: parse(data, partial=True)):
+        for call in (
+            parse,
+            verify,
+            read_info,
+            layer_offsets,
+            parse_header,
+            lambda data: parse(data, partial=True),
+        ):
             with suppress(BitstreamError):
                 call(data)
 
@@ -601,7 +608,14 @@ def test_a_hostile_length_never_allocates(data: bytes) -> None:
         finally:
             assert file.largest <= 1 << 16
 
-    for call in (parse, verify, lambda data: parse(data, partial=True), info_of_a_file, layer_offsets, parse_header):
+    for call in (
+        parse,
+        verify,
+        lambda data: parse(data, partial=True),
+        info_of_a_file,
+        layer_offsets,
+        parse_header,
+    ):
         message = "limit"
         tracemalloc.start()
         try:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_model import CONFIG, random_network
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from pillow_nic.entropy_model import SymbolDecoder, code_groups
 from pillow_nic.network import GainUnit, Network, NetworkConfig, Width, interpolate
+from pillow_nic.scalability import costs, decode_cost, encode_cost
 
 FULL = NetworkConfig()
-SIDE = 128
 
 
 @pytest.fixture(scope="module")
@@ -33,42 +30,6 @@ def at(*positions: float) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ costs
-
-
-def macs_per_pixel(run: Callable[[], object]) -> float:
-    """Multiply–adds of the convolutions that really run, per pixel of a SIDE × SIDE picture."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 2 / SIDE**2
-
-
-def costs(network: Network, width: int) -> dict[str, float]:
-    """MAC per pixel of each part at a width; of the hyper-synthesis's head, only the outputs needed."""
-    config, position = network.config, at(2.5)
-    groups = config.widths[width].groups
-    channels = config.group_ends[groups - 1]
-    y = noise(1, channels, SIDE // 16, SIDE // 16)
-    z = noise(1, config.hyper_channels, SIDE // 64, SIDE // 64)
-    features = network.features(z)
-    idle = SymbolDecoder(torch.zeros_like(y), torch.ones(1, channels, 1, 1))
-    hyper_channels = network.h_s.head.in_channels
-    unused = 2 * (config.latent_channels - channels) * hyper_channels / 256
-    return {
-        "g_a": macs_per_pixel(lambda: network.g_a(noise(1, 3, SIDE, SIDE), position, width)),
-        "h_a": macs_per_pixel(lambda: network.h_a(y, position)),
-        "h_s": macs_per_pixel(lambda: network.h_s(z)) - unused,
-        "features": macs_per_pixel(lambda: network.features(z)),
-        "context": macs_per_pixel(lambda: code_groups(network, features, position, idle, groups)),
-        "g_s": macs_per_pixel(lambda: network.g_s(y, position, width)),
-    }
-
-
-def decode_cost(parts: dict[str, float]) -> float:
-    return sum(parts[name] for name in ("h_s", "features", "context", "g_s"))
-
-
-def encode_cost(parts: dict[str, float]) -> float:
-    return sum(parts[name] for name in ("g_a", "h_a", "h_s", "features", "context"))
 
 
 def test_cost_stays_within_its_bounds_and_falls_with_the_width(full: Network) -> None:
@@ -106,6 +67,9 @@ def narrow_copy(network: Network, width: int) -> Network:
     size = config.widths[width]
     cut = Network(replace(config, groups=config.groups[: size.groups], widths=(size,)))
     whole = network.state_dict()
+    for key in whole:
+        if ".blocks_" in key and ".conditioning." in key:  # each width has its own
+            whole[key] = whole[key][width : width + 1]
     state = {k: whole[k][tuple(slice(n) for n in v.shape)] for k, v in cut.state_dict().items()}
     cut.load_state_dict(state)
     return cut.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 import pillow_nic
-from pillow_nic import container
+from pillow_nic import codec, container
 from pillow_nic.NicImagePlugin import NicImageFile
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
@@ -42,7 +42,7 @@ def opened(data: bytes) -> NicImageFile:
     return im
 
 
-def psnr(first: Image.Image, second: Image.Image) -> float:
+def psnr(first: Image.Image | np.ndarray, second: Image.Image | np.ndarray) -> float:
     a, b = (np.asarray(im, np.float64) for im in (first, second))
     return float(10 * np.log10(255**2 / np.mean((a - b) ** 2)))
 
@@ -206,6 +206,35 @@ def test_only_the_bytes_of_the_wanted_layers_are_needed(layered: bytes) -> None:
     assert im.tobytes() == whole.tobytes()
 
 
+def test_no_more_is_read_than_the_wanted_layers_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(photo(), quality=1.0)
+    ends = pillow_nic.read_header(data).layer_offsets
+    monkeypatch.setattr("pillow_nic.NicImagePlugin._BLOCK", 1000)
+    for layers in (1, 4):
+        file = io.BytesIO(data)
+        im = Image.open(file)
+        assert isinstance(im, NicImageFile)
+        im.layers = layers
+        im.load()
+        assert ends[layers - 1] <= file.tell() < ends[layers - 1] + 1000
+    assert not file.closed  # it is the caller's
+
+
+def test_fast_is_another_network_for_the_same_layers(layered: bytes) -> None:
+    images = {}
+    for fast in (False, True):
+        for layers in (1, 3):
+            im = opened(layered)
+            im.layers, im.fast = layers, fast
+            assert im.fast is fast
+            images[fast, layers] = np.asarray(im, int)
+    np.testing.assert_array_equal(images[True, 3], images[False, 3])  # all groups: only one network has them
+    assert (images[True, 1] != images[False, 1]).any()
+    assert psnr(images[True, 1], images[False, 1]) > 20
+    with pytest.raises(ValueError, match="before the pixels are loaded"):
+        im.fast = False
+
+
 @pytest.mark.parametrize("layers", [0, 4, -1, 1.0, True, "1"])
 def test_wrong_layers_are_refused(layered: bytes, layers: Any) -> None:
     im = opened(layered)
@@ -243,9 +272,12 @@ def test_cut_header(layered: bytes) -> None:
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_cut_file(layered: bytes, keep: float) -> None:
-    im = opened(layered[: int(len(layered) * keep)])
-    with pytest.raises(OSError, match="image file is truncated"):
-        im.load()
+    cut = layered[: int(len(layered) * keep)]
+    whole = sum(end <= len(cut) for end in container.parse_header(layered).layer_offsets)
+    im = opened(cut)
+    for _ in range(2):  # as often as it is asked for
+        with pytest.raises(pillow_nic.TruncatedError, match=f"truncated file, {whole} of 3 layers are whole"):
+            im.load()
 
 
 def test_cut_file_with_load_truncated_images(layered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,18 +351,53 @@ def test_verify_closes_the_file(tmp_path: Path, layered: bytes) -> None:
 # ------------------------------------------------------------------------------------------------ Parser
 
 
-@pytest.mark.parametrize("block", [1, 100, 1024, 1 << 20])
-def test_parser(layered: bytes, block: int) -> None:
-    parser = ImageFile.Parser()
-    seen_at = None
-    for start in range(0, len(layered), block):
-        parser.feed(layered[start : start + block])
+@pytest.mark.parametrize("block", [1, 1 << 10, 1 << 16])
+@pytest.mark.parametrize("mode", ["RGB", "LA"])
+def test_parser_sharpens_layer_by_layer(block: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what `layers=k` decodes as soon as k layers are there, and decodes nothing in between."""
+    data = saved(photo(mode), quality=0.7, layers=3) + b"trailing"
+    ends = pillow_nic.read_header(data).layer_offsets
+    expected = [Image.fromarray(pillow_nic.decode(data, layers=k)).tobytes() for k in (1, 2, 3)]
+    decode, decoded = codec.decode, []
+
+    def counting(data: bytes, **options: Any) -> codec.Pixels:
+        decoded.append(options["layers"])
+        return decode(data, **options)
+
+    monkeypatch.setattr(codec, "decode", counting)
+    parser, seen_at = ImageFile.Parser(), None
+    for start in range(0, len(data), block):
+        parser.feed(data[start : start + block])
+        there = min(start + block, len(data))
         if parser.image is not None and seen_at is None:
-            seen_at = start + block
+            seen_at = there
             assert parser.image.size == (208, 144)
+        if whole := sum(end <= there for end in ends):
+            assert parser.image is not None
+            assert decoded[-1] == whole
+            assert parser.image.tobytes() == expected[whole - 1]
+        else:
+            assert not decoded
     assert seen_at is not None
     assert seen_at <= max(block, 100)
-    assert parser.close().tobytes() == opened(layered).tobytes()
+    assert decoded == sorted(set(decoded))
+    assert len(decoded) == (3 if block == 1 else len(decoded))
+    assert parser.close().tobytes() == expected[-1]
+
+
+def test_size_as_django_reads_it() -> None:
+    """django.core.files.images feeds 1024 bytes, 2048 … to a Parser until it has an image; it asks for the
+    size only."""
+    data = saved(photo(), quality=1.0, exif=b"Exif\0\0" + bytes(5000))
+    file, parser, chunk_size = io.BytesIO(data), ImageFile.Parser(), 1024
+    while chunk := file.read(chunk_size):
+        parser.feed(chunk)
+        if parser.image:
+            break
+        chunk_size *= 2
+    assert parser.image is not None
+    assert parser.image.size == (208, 144)
+    assert file.tell() < 8 * 1024
 
 
 def test_parser_of_a_cut_file(layered: bytes) -> None:
@@ -338,6 +405,17 @@ def test_parser_of_a_cut_file(layered: bytes) -> None:
     parser.feed(layered[:-1])
     with pytest.raises(OSError, match="image was incomplete"):
         parser.close()
+    assert parser.image is not None
+    assert parser.image.tobytes() == Image.fromarray(pillow_nic.decode(layered, layers=2)).tobytes()
+
+
+def test_parser_of_a_damaged_file(layered: bytes) -> None:
+    damaged = bytearray(layered)
+    damaged[pillow_nic.read_header(layered).layer_offsets[0] - 1] ^= 1
+    parser = ImageFile.Parser()
+    parser.feed(bytes(damaged))  # the first call only opens
+    with pytest.raises(pillow_nic.BitstreamError, match="CRC"):
+        parser.feed(b"")
 
 
 # -------------------------------------------------------------------------------------------------- save

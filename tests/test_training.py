@@ -427,6 +427,17 @@ def test_export_command_measures_the_file_that_it_wrote(
     monkeypatch.setattr(weights, "_FOLDERS", (tmp_path / "elsewhere",))
     parts.export.main([str(trained), str(tmp_path / "model.safetensors"), "--valid", str(data)])
 
+    card = (tmp_path / "model.md").read_text("utf-8")
+    assert "by itself (at most 0.5% more bytes)" in card
+    limits = weights.read(tmp_path / "model.safetensors", "model", CPU).width_limits
+    assert limits[-1] == 65535
+    assert len(limits) == len(SMALL.widths)
+
+
+def test_widths_that_cost_little_are_taken_by_themselves(parts: SimpleNamespace) -> None:
+    costs = np.array([[0.1, 0, 0, 0, 0], [-0.1, 0.005, 0.006, 0, 0], [0, 0, np.nan, 0, 0], [0, 0, 0, 0, 0]])
+    assert parts.export.width_limits(costs) == [-1, 16383, 16383, 65535]
+
 
 def test_half_a_file_is_not_left_behind(parts: SimpleNamespace, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(trained.read_bytes()[:2000])

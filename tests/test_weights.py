@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_model import CONFIG, random_network, save_weights, weights_tensors
+from tiny_model import CONFIG, METADATA, random_network, save_weights, weights_tensors
 
 from pillow_nic import weights
 from pillow_nic.errors import NicError, UnsupportedModelError, WeightsError
@@ -120,7 +120,7 @@ def test_model_of_a_file(folder: Path) -> None:
 def test_half_precision_weights_run_in_single_precision(folder: Path) -> None:
     tensors = weights_tensors(random_network())
     tensors = {k: v.half() if v.dim() == 4 else v for k, v in tensors.items()}
-    save_file(tensors, folder / "half.safetensors", {"network": CONFIG.to_json()})
+    save_file(tensors, folder / "half.safetensors", METADATA)
     assert {v.dtype for v in load("half", CPU).network.state_dict().values()} == {torch.float32}
 
 
@@ -177,7 +177,7 @@ def too_steep(tensors: dict[str, torch.Tensor]) -> None:
 def test_wrong_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     tensors = weights_tensors(random_network())
     change(tensors)
-    save_file(tensors, folder / "wrong.safetensors", {"network": CONFIG.to_json()})
+    save_file(tensors, folder / "wrong.safetensors", METADATA)
     with pytest.raises(WeightsError):
         load("wrong", CPU)
     assert weights._models == {}
@@ -193,13 +193,13 @@ def test_parts_that_do_not_fit_together(folder: Path, fault: str) -> None:
         tensors["hyper_tables.offsets"] = tensors["hyper_tables.offsets"][:-1].clone()
         last = int(tensors["hyper_tables.offsets"][-1])
         tensors["hyper_tables.frequencies"] = tensors["hyper_tables.frequencies"][:last].clone()
-    save_file(tensors, folder / "wrong.safetensors", {"network": CONFIG.to_json()})
+    save_file(tensors, folder / "wrong.safetensors", METADATA)
     with pytest.raises(WeightsError):
         load("wrong", CPU)
 
 
 def wrong_config(**changes: object) -> dict[str, str]:
-    return {"network": json.dumps(json.loads(CONFIG.to_json()) | changes)}
+    return METADATA | {"network": json.dumps(json.loads(CONFIG.to_json()) | changes)}
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,9 @@ def wrong_config(**changes: object) -> dict[str, str]:
         wrong_config(hyper_channels=7),
         wrong_config(widths=[1]),
         wrong_config(widths=[]),
+        {"network": METADATA["network"]},
+        METADATA | {"width_limits": "[65535]"},
+        METADATA | {"width_limits": "none"},
     ],
 )
 def test_wrong_configuration(folder: Path, metadata: dict[str, str] | None) -> None:

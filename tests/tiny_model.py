@@ -27,6 +27,9 @@ CONFIG = NetworkConfig(
 """Every number differs from its neighbours where it can, so that a mixed-up one does not fit."""
 
 
+METADATA = {"network": CONFIG.to_json(), "width_limits": "[-1, -1, 65535]"}
+
+
 def random_network(config: NetworkConfig = CONFIG, seed: int = 1, spread: float = 0.5) -> Network:
     """A network in which every parameter counts: nothing is left at what training starts from.
 
@@ -74,5 +77,5 @@ def weights_tensors(network: Network) -> dict[str, torch.Tensor]:
 
 def save_weights(file: Path, network: Network) -> Path:
     """Write the network's weights file and return its path."""
-    save_file(weights_tensors(network), file, {"network": network.config.to_json()})
+    save_file(weights_tensors(network), file, METADATA | {"network": network.config.to_json()})
     return file

@@ -20,13 +20,14 @@ from tqdm import tqdm
 from .. import codec, weights
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
 from ..integer_net import quantise
-from ..quality import rate_point
+from ..quality import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward
-from .train import load_checkpoint, validation_pictures
+from .train import load_checkpoint, validate, validation_pictures
 
 ROWS, COLUMNS = 48, 7
 SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
 BEGIN, END = "<!-- written by export -->", "<!-- end of what export writes -->"
+MOST_WIDTH_COST = 0.005
 HYPER_REACH = 1000
 """Hyper-latent symbols beyond ± this are left to the escape."""
 
@@ -44,11 +45,40 @@ def _hyper_table(pmf: np.ndarray) -> Table:
     return table_from_pmf(pmf / max(pmf.sum(), 1.0), HYPER_REACH)
 
 
-def export(checkpoint: Path, out: Path) -> None:
-    """Write the weights file of a checkpoint. WeightsError if its integer network would not be exact."""
+def width_costs(model: TrainingModel, pictures: list[Tensor]) -> np.ndarray:
+    """Estimated bytes of each width against the full one at equal PSNR, minus 1: (widths, positions), means
+    over pictures at rate points 0, ½, 1 … The full width's curve goes on straight beyond its ends."""
+    config = model.network.config
+    positions = [i / 2 for i in range(2 * config.rate_points - 1)]
+    curves = [validate(model, pictures, positions, False, width) for width in range(len(config.widths))]
+    rate, psnr = (np.array([[row[key] for row in curve] for curve in curves]) for key in ("bpp", "psnr"))
+    x, y = psnr[-1], np.log(rate[-1])
+    low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+    x, y = np.r_[x[0] - 9, x, x[-1] + 9], np.r_[y[0] - 9 * low, y, y[-1] + 9 * high]
+    return np.expm1(np.log(rate) - np.interp(psnr, x, y))
+
+
+def width_limits(costs: np.ndarray, most: float = MOST_WIDTH_COST) -> list[int]:
+    """For each width the highest rate point up to which it nowhere costs more than ``most``; −1 for none."""
+    limits = []
+    for row in costs:
+        dear = np.flatnonzero(~(row <= most))
+        first = int(dear[0]) if dear.size else row.size
+        limits.append(TOP_RATE_POINT * (first - 1) // (row.size - 1) if first else -1)
+    return limits
+
+
+def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray | None:
+    """Write the weights file of a checkpoint; returns what the widths cost on the validation pictures.
+
+    Without pictures the encoder takes the full width always. WeightsError if the integer network would not
+    be exact."""
     config, state, done = load_checkpoint(checkpoint)
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+    costs = None
+    if valid is not None:
+        costs = width_costs(model, validation_pictures(valid, 24, torch.device("cpu")))
     tensors: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay.
@@ -73,9 +103,15 @@ def export(checkpoint: Path, out: Path) -> None:
     named |= hyper_tables(model).to_arrays("hyper_tables.")
     tensors |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"network": config.to_json(), "done": json.dumps(done)}
+    limits = [-1] * (len(config.widths) - 1) + [TOP_RATE_POINT] if costs is None else width_limits(costs)
+    metadata = {
+        "network": config.to_json(),
+        "done": json.dumps(done),
+        "width_limits": json.dumps(limits),
+    }
     save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata)
     out.chmod(0o644)
+    return costs
 
 
 @torch.no_grad()
@@ -107,7 +143,7 @@ def integer_cost(
     return rows
 
 
-def describe(file: Path, checkpoint: Path, folder: Path | None) -> str:
+def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarray | None) -> str:
     """The part of the model card that is measured here: what the weights are and what they were made with."""
     model = weights.read(file, file.stem, torch.device("cpu"))
     with safe_open(checkpoint, "pt") as f:
@@ -127,8 +163,23 @@ def describe(file: Path, checkpoint: Path, folder: Path | None) -> str:
         "",
         f"Integer network: the worst partial sum of each layer takes {bits} of the 24 exact bits.",
     ]
-    if folder is not None:
+    if folder is not None and costs is not None:
+        tops = (f"{limit / TOP_RATE_POINT:.2f}" if limit >= 0 else "never" for limit in model.width_limits)
+        steps = costs.shape[1] - 1
         lines += [
+            "",
+            "Widths against the full one, estimated bytes at equal PSNR on the validation pictures, and the "
+            f"highest quality up to which the encoder takes the width by itself (at most "
+            f"{MOST_WIDTH_COST:.1%} more bytes):",
+            "",
+            "| width | "
+            + " | ".join(f"quality {i / steps:.2f}" for i in range(0, steps + 1, 2))
+            + " | by itself |",
+            "|---" * (steps // 2 + 3) + "|",
+            *(
+                f"| {k} | " + " | ".join(f"{cost:+.1%}" for cost in row[::2]) + f" | {top} |"
+                for k, (row, top) in enumerate(zip(costs, tops, strict=True), 1)
+            ),
             "",
             "Validation pictures, float estimate against real files (integers, coder, container included):",
             "",
@@ -155,8 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--valid", type=Path, help="folder of pictures to measure the cost of integers on")
     args = parser.parse_args(arguments)
-    export(args.checkpoint, args.out)
-    text = describe(args.out, args.checkpoint, args.valid)
+    costs = export(args.checkpoint, args.out, args.valid)
+    text = describe(args.out, args.checkpoint, args.valid, costs)
     print(text)
     write_card(args.out.with_suffix(".md"), text)
 

@@ -1,0 +1,86 @@
+"""What layers and widths cost: the counting and the comparing, and both commands."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pillow_nic
+from pillow_nic import scalability
+from pillow_nic.scalability import Prefix, layers_that_do_not_sharpen, main, prefixes, rate_at
+
+PHOTO = Path(__file__).parent / "data" / "photo.png"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One picture, just large enough for layers."""
+    where = tmp_path_factory.mktemp("pictures")
+    with Image.open(PHOTO) as im:
+        im.convert("RGB").crop((60, 60, 236, 188)).save(where / "one.png")
+    return where
+
+
+def test_rate_at_a_psnr() -> None:
+    curve = [(0.1, 25.0), (0.4, 31.0), (1.6, 37.0)]  # a factor of four each six dB
+    for decibels, rate in ((25, 0.1), (28, 0.2), (31, 0.4), (34, 0.8), (37, 1.6)):
+        assert rate_at(curve, decibels) == pytest.approx(rate)
+    assert rate_at(curve, 24.9) is None
+    assert rate_at(curve, 37.1) is None
+
+
+def test_prefixes_are_those_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalability, "QUALITIES", [0.0, 0.3, 0.6])
+    found = prefixes(folder / "one.png", [0.6])
+    pixels = np.asarray(Image.open(folder / "one.png"))
+    data = pillow_nic.encode(pixels, quality=0.6)
+    offsets = pillow_nic.read_header(data).layer_offsets
+    assert [p.layers for p in found] == list(range(1, 8))
+    assert [p.bpp for p in found] == pytest.approx([8 * end / (176 * 128) for end in offsets])
+    assert [p.share for p in found] == pytest.approx([end / len(data) for end in offsets])
+    error = np.square(pillow_nic.decode(data, layers=2).astype(float) - pixels).mean()
+    assert found[1].psnr == pytest.approx(10 * math.log10(255**2 / error))
+    plain = pillow_nic.encode(pixels, quality=0.6, layers=1)
+    assert found[-1].excess == pytest.approx(len(data) / len(plain) - 1, abs=1e-6)
+
+
+def test_layers_that_do_not_sharpen() -> None:
+    def prefix(picture: str, layers: int, psnr: float) -> Prefix:
+        return Prefix(picture, 0.5, layers, 1.0, 1.0, psnr, None)
+
+    found = [prefix("a", 1, 25), prefix("a", 2, 26), prefix("a", 3, 26), prefix("b", 1, 20), prefix("b", 2, 21)]
+    assert layers_that_do_not_sharpen(found) == ["a, quality 0.5, layer 3: 26.000 to 26.000 dB"]
+
+
+def test_layers_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalability, "QUALITIES", [0.0, 0.5])
+    assert main([str(folder), "--layers", "--qualities", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith("0.5")]
+    assert [row[1] for row in rows] == list("1234567")
+    assert rows[-1][4] == "100.0%"
+    assert lines[-1] == "layers that do not raise the PSNR: 0"
+
+
+def test_widths_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalability, "SPEED_SIDES", (64,))
+    assert main([str(folder), "--widths", "--qualities", "0.2", "0.5", "--speed", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[0] in "123456"]
+    widths = [row for row in rows if row[1] != "pictures"]
+    assert [row[0] for row in widths] == list("123456")
+    assert [float(row[1]) for row in widths] == sorted(float(row[1]) for row in widths)
+    assert widths[-1][5:] == ["+0.0", "%", "1.00"]
+
+
+@pytest.mark.parametrize("arguments", [["nowhere", "--layers"], [str(PHOTO.parent / "none"), "--widths"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
