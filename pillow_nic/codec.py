@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -99,9 +100,11 @@ def decode(
     ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those layers,
     not the one that the file was encoded with: less work, less exact. ``partial``: of a cut file, decode the
     layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError, as all of
-    these) for damaged or foreign data; UnsupportedModelError if its model is not installed."""
+    these) for damaged or foreign data; UnsupportedModelError if its model is not installed. More pixels than
+    PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for Image.open."""
     parsed = container.parse(data, layers=layers, partial=partial)
     header = parsed.header
+    Image._decompression_bomb_check((header.width, header.height))
     loaded = _model_for(header, device)
     alpha = None
     if "ALPH" in parsed.chunks:

@@ -305,7 +305,8 @@ def _stream_limit(header: Header, tile: int) -> int:
 
 
 def _stream_name(layer: int, tile: int) -> str:
-    return f"stream of layer {layer}, tile {tile}"
+    """As users count, from 1."""
+    return f"stream of layer {layer + 1}, tile {tile + 1}"
 
 
 def _stream_crc(seed: int, layer: int, tile: int, payload: Buffer) -> int:

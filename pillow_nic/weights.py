@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from . import self_test
 from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
 from .integer_net import IntegerHyperSynthesis
@@ -28,6 +29,17 @@ _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], Model] = {}
+_forked = False
+
+
+def _after_fork() -> None:
+    """A forked child must not wait for a lock that a thread of its parent held."""
+    global _lock, _forked
+    _lock, _forked = threading.Lock(), True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +118,15 @@ def find(name: str) -> Path:
 
 
 def load(name: str = DEFAULT_MODEL, device: torch.device | None = None) -> Model:
-    """The model of that name on that device; read once per process and device, safe from many threads."""
+    """The model of that name on that device; read once per process and device, safe from many threads.
+
+    In a forked child this sets torch to one thread: GNU OpenMP waits for ever for the threads that only the
+    parent has. (torch's own DataLoader does the same in its workers.)
+    """
+    global _forked
+    if _forked:
+        torch.set_num_threads(1)
+        _forked = False
     device = device or pick_device()
     key = (name, str(device))
     model = _models.get(key)
@@ -152,6 +172,10 @@ def read(file: Path, name: str, device: torch.device) -> Model:
     if len(limits) != len(config.widths):
         raise WeightsError(f"{file.name}: {len(limits)} limits for {len(config.widths)} widths")
     network.eval().requires_grad_(False)
+    try:
+        self_test.check(network, integer_net, _part(arrays, "self_test."))
+    except (KeyError, WeightsError) as error:
+        raise WeightsError(f"{file.name}: {error}") from error
     return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits)
 
 

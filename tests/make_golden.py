@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ HEADING = "## 7 The smallest file, byte by byte\n"
 
 
 def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
-    """What the golden files show, and with which options: every mode, odd sizes, layers, widths."""
+    """What the golden files show, and with which options: every mode, odd sizes, every number of layers,
+    every width, tiles."""
     photo = np.array(Image.open(HERE / "data" / "photo.png").convert("RGB"))
     ramp = np.broadcast_to(np.linspace(0, 255, 61).astype(np.uint8), (45, 61))
     return {
@@ -30,6 +32,9 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "grey-alpha": (np.dstack([photo[:45, :61, 0], ramp]), {"quality": 1.0}),
         "narrow": (photo[:96, :80], {"quality": 0.2, "width": 1, "layers": 2}),
         "photo": (photo, {"quality": 0.4}),
+        "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
+        **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
+        **{f"width-{k}": (photo[40:88, 300:339], {"quality": 0.4, "width": k}) for k in range(1, 7)},
     }
 
 
@@ -83,7 +88,9 @@ def format_section(data: bytes) -> str:
 def main() -> None:
     digests = {}
     for name, (pixels, options) in pictures().items():
-        data = codec.encode(pixels, device="cpu", **options)
+        tile_log2 = 6 if name == "tiles" else codec.TILE_LOG2
+        with mock.patch.object(codec, "TILE_LOG2", tile_log2):
+            data = codec.encode(pixels, device="cpu", **options)
         (GOLDEN / f"{name}.nic").write_bytes(data)
         Image.fromarray(codec.decode(data, device="cpu")).save(GOLDEN / f"{name}.png", optimize=True)
         digests[name] = symbols_digest(data)

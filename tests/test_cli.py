@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 import pillow_nic
 from pillow_nic.cli import main
+from pillow_nic.NicImagePlugin import NicImageFile
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -257,6 +259,61 @@ def test_info(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run("info", "a.nic", "a.png", "missing.nic") == 1
     assert "nic: a.png: not a NIC file" in capsys.readouterr().err
+
+
+def test_info_paints_the_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open("a.png") as im:
+        im.save("a.nic", quality=0.8, layers=3)
+    assert run("info", "a.nic", "--plot", "plot.png") == 0
+    assert "layer 3" in capsys.readouterr().out
+    with Image.open("plot.png") as im:
+        plot = np.asarray(im.convert("RGB"), float)
+    assert plot.shape[1] == 8 + 3 * 248
+    height = round(240 * 144 / 208)
+    assert plot.shape[0] == 8 + 3 * (16 + height + 8)
+    with Image.open("a.nic") as im:
+        whole = np.asarray(im.resize((240, height), Image.Resampling.LANCZOS), float)
+    cells = [plot[24 : 24 + height, 8 + 248 * k : 248 * (k + 1)] for k in range(3)]
+    errors = [np.square(cell - whole).mean() for cell in cells]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1
+    bits = [plot[24 + height + 24 :][:height, 8 + 248 * k : 248 * (k + 1)].mean() for k in range(3)]
+    assert min(bits) > 0
+    assert max(bits) < 250
+    assert run("info", "a.nic", "b.nic", "--plot", "plot.png") == 2
+
+
+def test_truncate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open("a.png") as im:
+        im.save("a.nic", quality=0.8, comment=b"on a lawn")
+        im.crop((0, 0, 40, 40)).save("b.nic", layers=1)
+    ends = pillow_nic.read_header((here / "a.nic").read_bytes()).layer_offsets
+    assert run("truncate", "a.nic", "b.nic", "--layers", "2", "-o", "small") == 0
+    assert (here / "small/b.nic").read_bytes() == (here / "b.nic").read_bytes()  # has no more than one
+    data = (here / "small/a.nic").read_bytes()
+    assert len(data) == ends[1]
+    size = len(data) + (here / "b.nic").stat().st_size
+    assert capsys.readouterr().out.startswith(f"2 files, {size} bytes, ")
+    with Image.open("small/a.nic") as im, Image.open("a.nic") as whole:
+        assert im.info["layers"] == 2
+        assert im.info["comment"] == b"on a lawn"
+        assert isinstance(whole, NicImageFile)
+        whole.layers = 2
+        assert im.tobytes() == whole.tobytes()
+    assert run("truncate", "a.png", "--layers", "2", "-o", "c.nic") == 1
+    assert run("truncate", "a.nic", "--layers", "2", "-o", "a.nic", "-f") == 1  # the input itself
+    assert run("truncate", "a.nic", "--layers", "2") == 2
+    assert run("truncate", "a.nic", "--layers", "0", "-o", "c.nic") == 2
+    assert not (here / "c.nic").exists()
+
+
+def test_fast_decoding(here: Path) -> None:
+    assert run("encode", "a.png", "-q", "0.8") == 0
+    assert run("decode", "a.nic", "--layers", "1", "-o", "full.png") == 0
+    assert run("decode", "a.nic", "--layers", "1", "--fast", "-o", "fast.png") == 0
+    with Image.open("full.png") as full, Image.open("fast.png") as fast:
+        assert full.size == fast.size
+        assert full.tobytes() != fast.tobytes()
 
 
 def test_progress_is_shown_on_a_terminal_only(

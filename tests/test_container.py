@@ -350,7 +350,7 @@ def test_streams_of_another_file_are_found() -> None:
     """Sound streams under a header that differs in the rate point only."""
     other = dump(replace(SMALL, header=replace(SMALL.header, rate_point=1)))
     at_chunks = SMALL_BYTES.index(b"exif")
-    with pytest.raises(BitstreamError, match="stream of layer 0, tile 0"):
+    with pytest.raises(BitstreamError, match="stream of layer 1, tile 1"):
         parse(other[:at_chunks] + SMALL_BYTES[at_chunks:])
 
 

@@ -16,7 +16,11 @@ DIGESTS: dict[str, int] = json.loads((GOLDEN / "symbols.json").read_text(encodin
 
 def test_every_golden_file_is_tested() -> None:
     assert {file.stem for file in GOLDEN.glob("*.nic")} == set(DIGESTS)
-    assert len(DIGESTS) >= 7
+    headers = [pillow_nic.read_header(file.read_bytes()) for file in GOLDEN.glob("*.nic")]
+    assert {header.mode for header in headers} == {"RGB", "RGBA", "L", "LA"}
+    assert {header.layers for header in headers} >= set(range(1, 8))
+    assert {header.width_index for header in headers} >= set(range(6))
+    assert max(header.tiles for header in headers) > 1
 
 
 @pytest.mark.parametrize("name", DIGESTS)

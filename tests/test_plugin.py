@@ -291,14 +291,47 @@ def test_cut_file_with_load_truncated_images(layered: bytes, monkeypatch: pytest
         opened(layered[: ends[0] - 1]).load()
 
 
-def test_flipped_bits_give_an_error_never_a_picture(layered: bytes) -> None:
-    for position in np.linspace(0, len(layered) - 1, 60).astype(int):
-        damaged = bytearray(layered)
-        damaged[position] ^= 1 << position % 8
-        with pytest.raises(OSError):  # noqa: PT011  # UnidentifiedImageError, truncated, or BitstreamError
-            Image.open(io.BytesIO(damaged)).load()
-        with pytest.raises(OSError):  # noqa: PT011
+@pytest.fixture(scope="module")
+def tiny() -> bytes:
+    """A small file with all kinds of parts."""
+    return saved(photo("LA", (33, 20)), quality=0.3, layers=3, comment=b"on a lawn", dpi=(72, 72))
+
+
+def test_every_flipped_bit_is_found(tiny: bytes) -> None:
+    opened(tiny).verify()
+    for bit in range(8 * len(tiny)):
+        damaged = bytearray(tiny)
+        damaged[bit // 8] ^= 1 << bit % 8
+        foreign = bit < 8 * len(container.SIGNATURE)
+        error = UnidentifiedImageError if foreign else pillow_nic.BitstreamError
+        with pytest.raises(error):
             Image.open(io.BytesIO(damaged)).verify()
+        with pytest.raises(error):
+            Image.open(io.BytesIO(damaged)).load()
+
+
+def test_every_cut_is_found(tiny: bytes) -> None:
+    for length in range(len(tiny)):
+        error = UnidentifiedImageError if length < len(container.SIGNATURE) else pillow_nic.TruncatedError
+        with pytest.raises(error):
+            Image.open(io.BytesIO(tiny[:length])).load()
+        with pytest.raises(error):
+            Image.open(io.BytesIO(tiny[:length])).verify()
+
+
+def test_decompression_bombs(tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 33 * 20 - 1)
+    with pytest.warns(Image.DecompressionBombWarning):
+        opened(tiny)
+    with pytest.warns(Image.DecompressionBombWarning):
+        pillow_nic.decode(tiny)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 33 * 20 // 2 - 1)
+    with pytest.raises(Image.DecompressionBombError):
+        opened(tiny)
+    with pytest.raises(Image.DecompressionBombError):
+        pillow_nic.decode(tiny)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert pillow_nic.decode(tiny).shape == (20, 33, 2)
 
 
 def test_unknown_model(layered: bytes) -> None:
@@ -372,7 +405,8 @@ def test_parser_sharpens_layer_by_layer(block: int, mode: str, monkeypatch: pyte
         if parser.image is not None and seen_at is None:
             seen_at = there
             assert parser.image.size == (208, 144)
-        if whole := sum(end <= there for end in ends):
+        whole = sum(end <= there for end in ends)
+        if whole and start:  # Parser only opens with the first piece that is enough for that
             assert parser.image is not None
             assert decoded[-1] == whole
             assert parser.image.tobytes() == expected[whole - 1]

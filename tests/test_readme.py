@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 python_blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 shell_blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-nic_lines = re.findall(r"^    (nic (?:encode|decode|info) .*?)(?: *#.*)?$", README, re.MULTILINE)
+nic_lines = re.findall(r"^    (nic (?:encode|decode|info|truncate) .*?)(?: *#.*)?$", README, re.MULTILINE)
 
 
 @pytest.fixture
@@ -53,6 +53,6 @@ def test_the_examples_of_the_command(here: Path) -> None:
     (here / "pictures").mkdir()
     shutil.copy("photo.png", "pictures/one.png")
     shutil.copy("photo.png", "two.jpg")
-    assert len(nic_lines) == 6
+    assert len(nic_lines) == 7
     for line in nic_lines:
         assert main(shlex.split(line)[1:]) == 0, line

@@ -52,7 +52,13 @@ def test_layers_that_do_not_sharpen() -> None:
     def prefix(picture: str, layers: int, psnr: float) -> Prefix:
         return Prefix(picture, 0.5, layers, 1.0, 1.0, psnr, None)
 
-    found = [prefix("a", 1, 25), prefix("a", 2, 26), prefix("a", 3, 26), prefix("b", 1, 20), prefix("b", 2, 21)]
+    found = [
+        prefix("a", 1, 25),
+        prefix("a", 2, 26),
+        prefix("a", 3, 26),
+        prefix("b", 1, 20),
+        prefix("b", 2, 21),
+    ]
     assert layers_that_do_not_sharpen(found) == ["a, quality 0.5, layer 3: 26.000 to 26.000 dB"]
 
 
@@ -73,7 +79,7 @@ def test_widths_command(
 ) -> None:
     monkeypatch.setattr(scalability, "SPEED_SIDES", (64,))
     assert main([str(folder), "--widths", "--qualities", "0.2", "0.5", "--speed", "1"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[0] in "123456"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line and line[0] in "123456"]
     widths = [row for row in rows if row[1] != "pictures"]
     assert [row[0] for row in widths] == list("123456")
     assert [float(row[1]) for row in widths] == sorted(float(row[1]) for row in widths)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,8 +119,10 @@ def test_model_of_a_file(folder: Path) -> None:
 
 
 def test_half_precision_weights_run_in_single_precision(folder: Path) -> None:
-    tensors = weights_tensors(random_network())
-    tensors = {k: v.half() if v.dim() == 4 else v for k, v in tensors.items()}
+    network = random_network()
+    for parameter in network.parameters():
+        parameter.data = parameter.data.half().float()
+    tensors = {k: v.half() if v.dim() == 4 else v for k, v in weights_tensors(network).items()}
     save_file(tensors, folder / "half.safetensors", METADATA)
     assert {v.dtype for v in load("half", CPU).network.state_dict().values()} == {torch.float32}
 
@@ -172,6 +175,10 @@ def too_steep(tensors: dict[str, torch.Tensor]) -> None:
         cut("tables.frequencies"),
         without("hyper_tables.lows"),
         without("integer.exp2"),
+        without("self_test.numbers"),
+        lambda t: t["self_test.numbers"].add_(1),
+        lambda t: t["self_test.picture"].bitwise_xor_(4),
+        cut("self_test.picture"),
     ],
 )
 def test_wrong_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -181,6 +188,26 @@ def test_wrong_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]],
     with pytest.raises(WeightsError):
         load("wrong", CPU)
     assert weights._models == {}
+
+
+def test_a_device_that_computes_something_else_is_found_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_weights(folder / "tiny.safetensors", random_network())
+    convolve = torch.nn.functional.conv2d
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        return convolve(*arguments) * 1.05
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.nn.functional.conv2d", broken)
+        with pytest.raises(WeightsError, match=r"self-test: cpu decodes a picture that is \d+ levels off"):
+            load("tiny", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr("pillow_nic.integer_net._nearest", lambda value, step: value // step)
+        with pytest.raises(WeightsError, match="self-test: the integer network gives other numbers"):
+            load("tiny", CPU)
+    assert load("tiny", CPU).name == "tiny"
 
 
 @pytest.mark.parametrize("fault", ["more rows than tables", "fewer hyper tables than channels"])

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pillow_nic import self_test
 from pillow_nic.entropy_tables import Tables, gaussian_pmf, gaussian_tables, table_from_pmf
-from pillow_nic.integer_net import Array, quantise
+from pillow_nic.integer_net import Array, IntegerHyperSynthesis, quantise
 from pillow_nic.network import Network, NetworkConfig, Width
 
 CONFIG = NetworkConfig(
@@ -65,12 +66,18 @@ def integer_arrays(network: Network) -> dict[str, Array]:
     )
 
 
+def self_test_arrays(network: Network) -> dict[str, Array]:
+    """What its self-test expects."""
+    return self_test.expected(network, IntegerHyperSynthesis(integer_arrays(network)))
+
+
 def weights_tensors(network: Network) -> dict[str, torch.Tensor]:
     """All tensors of its weights file, by their names."""
     arrays = {f"integer.{k}": v for k, v in integer_arrays(network).items()}
     arrays |= gaussian_tables(48, 7).to_arrays("tables.")
     hyper = [table_from_pmf(*gaussian_pmf(3.0 + c, 3.0)) for c in range(network.config.hyper_channels)]
     arrays |= Tables.join(hyper).to_arrays("hyper_tables.")
+    arrays |= {f"self_test.{k}": v for k, v in self_test_arrays(network).items()}
     tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
     return tensors | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
 

@@ -7,6 +7,7 @@ exactness bound verified; and the measured part of the model card beside it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import codec, weights
+from .. import codec, self_test, weights
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
-from ..integer_net import quantise
+from ..integer_net import IntegerHyperSynthesis, quantise
+from ..network import Network
 from ..quality import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward
 from .train import load_checkpoint, validate, validation_pictures
@@ -101,6 +103,7 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
         ROWS, COLUMNS, sigma_min=SIGMA_MIN, rows_per_octave=ROWS_PER_OCTAVE, max_skew=MAX_SKEW
     ).to_arrays("tables.")
     named |= hyper_tables(model).to_arrays("hyper_tables.")
+    named |= {f"self_test.{k}": v for k, v in _self_test(network, arrays).items()}
     tensors |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     limits = [-1] * (len(config.widths) - 1) + [TOP_RATE_POINT] if costs is None else width_limits(costs)
@@ -112,6 +115,15 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata)
     out.chmod(0o644)
     return costs
+
+
+def _self_test(network: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of the network as it ships: convolutions in half precision."""
+    shipped = copy.deepcopy(network).eval()
+    for parameter in shipped.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.half().float()
+    return self_test.expected(shipped, IntegerHyperSynthesis(arrays))
 
 
 @torch.no_grad()

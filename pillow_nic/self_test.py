@@ -1,0 +1,69 @@
+"""A small picture that every model decodes once when it is loaded: is this machine, this device, able to?
+
+The table numbers must be those that the exporting machine computed, bit for bit; the float networks' picture
+may drift by a level. What is expected is stored in the weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from .entropy_model import SymbolDecoder, code_groups
+from .errors import WeightsError
+from .integer_net import Array, IntegerHyperSynthesis
+from .network import HYPER, Network
+
+SIDE = 2  # hyper-latent positions
+RATE_POINTS = (0, 23456, 65535)
+
+
+def expected(network: Network, integer_net: IntegerHyperSynthesis) -> dict[str, Array]:
+    """The arrays that export stores: ``numbers`` (3,) int64, a CRC-32 of the table numbers at each rate
+    point, and ``picture`` (3, 128, 128) uint8."""
+    return {"numbers": _numbers(network, integer_net), "picture": _picture(network)}
+
+
+def check(network: Network, integer_net: IntegerHyperSynthesis, stored: Mapping[str, Array]) -> None:
+    """WeightsError if this process computes other table numbers, or a picture more than a level off."""
+    numbers, picture = stored["numbers"], stored["picture"]
+    if not np.array_equal(_numbers(network, integer_net), numbers):
+        raise WeightsError("self-test: the integer network gives other numbers here than where it was made")
+    device = next(network.parameters()).device
+    found = _picture(network)
+    if found.shape != picture.shape:
+        raise WeightsError("self-test: the stored picture is not this network's")
+    worst = int(np.abs(found.astype(int) - picture).max())
+    if worst > 1:
+        raise WeightsError(
+            f"self-test: {device} decodes a picture that is {worst} levels off; try NIC_DEVICE=cpu"
+        )
+
+
+def _symbols(channels: int, side: int, step: int, most: int) -> Array:
+    """Integers within ±most without a pattern that a convolution could miss."""
+    mixed = np.arange(channels * side * side, dtype=np.int64) * 2654435761 % (1 << 32) >> step
+    return (mixed % (2 * most + 1) - most).astype(np.int32).reshape(channels, side, side)
+
+
+def _numbers(network: Network, integer_net: IntegerHyperSynthesis) -> Array:
+    symbols = _symbols(network.config.hyper_channels, SIDE, 7, 11)
+    channels = network.config.latent_channels
+    numbers = (integer_net.table_numbers(symbols, point, 3, channels) for point in RATE_POINTS)
+    return np.array([crc32(n.astype("<u2").tobytes()) for n in numbers], np.int64)
+
+
+@torch.inference_mode()
+def _picture(network: Network) -> Array:
+    config = network.config
+    device = next(network.parameters()).device
+    position = torch.tensor([config.rate_points / 2], device=device)
+    hyper = torch.from_numpy(_symbols(config.hyper_channels, SIDE, 9, 3)).to(device)[None].float()
+    features = network.features(hyper * torch.exp2(network.hyper_gain(position)[1])[:, :, None, None])
+    symbols = torch.from_numpy(_symbols(config.latent_channels, HYPER * SIDE, 11, 1)).to(device)[None].float()
+    decoder = SymbolDecoder(symbols, torch.exp2(network.gain(position)[1])[:, :, None, None])
+    latent = code_groups(network, features, position, decoder, len(config.groups))
+    picture = network.g_s(latent, position)[0].nan_to_num(0).clamp(0, 1)
+    return (picture * 255).round().to(torch.uint8).cpu().numpy()
