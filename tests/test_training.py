@@ -290,6 +290,36 @@ def test_same_seed_gives_the_same_weights(parts: SimpleNamespace, data: Path, tm
         assert torch.equal(value, states[1][key]), key
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap", "muon"])
+def test_every_optimizer_moves_every_kind_of_parameter(
+    parts: SimpleNamespace, data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    config = settings(parts, data, tmp_path, optimizer=optimizer, steps=3, mixed_from=2.0)
+    parts.train.train(config, SMALL)
+    after = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[1]
+    assert all(torch.isfinite(v).all() for v in after.values())
+    torch.manual_seed(config.seed)
+    start = parts.loss.TrainingModel(SMALL).state_dict()
+    moved = {name for name, value in start.items() if not torch.equal(after[name], value)}
+    assert any(name.startswith("hyper_prior.") for name in moved)
+    parameters = ("g_a.head.weight", "g_s.head.bias", "h_a.conv2.weight", "context.step_nets.0.head.weight")
+    for name in (*parameters, "gain.log2_gain", "hyper_gain.log2_gain", "g_a.klt.weight"):
+        assert f"network.{name}" in moved
+
+
+def test_discount_of_the_hyper_latent_ends(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    config = settings(parts, data, tmp_path, hyper_weight=0.1, hyper_part=0.4)
+    discounts = [parts.train.hyper_discount(config, part) for part in (0.0, 0.2, 0.4, 1.0)]
+    assert discounts == pytest.approx([0.9, 0.45, 0.0, 0.0])
+    plain = settings(parts, data, tmp_path)
+    assert parts.train.hyper_discount(plain, 0.0) == 0
+    losses = []
+    for chosen in (config, plain):
+        states = parts.train.train(replace(chosen, steps=2), SMALL).state_dict()
+        losses.append(states["network.h_a.conv4.weight"])
+    assert not torch.equal(*losses)
+
+
 def test_every_kind_of_mixed_step(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
     mixes = (
         {"mixed_width": 1.0},

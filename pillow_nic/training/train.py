@@ -124,6 +124,14 @@ def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Opt
     return torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
 
 
+def hyper_discount(config: TrainConfig, part: float) -> float:
+    """What part of the hyper-latent's bits does not count, after this part of the run.
+
+    At full price most of its channels die before the rest has learned to use them, and a channel that is 0
+    everywhere never comes back."""
+    return (1 - config.hyper_weight) * max(0.0, 1 - part / config.hyper_part)
+
+
 @torch.no_grad()
 def validate(
     model: TrainingModel, pictures: list[Tensor], positions: list[float], bf16: bool, width: int = -1
@@ -233,10 +241,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         # A part of the channels is trained at the λ that suits it: groups/all of the range at most.
         lmbda = model.network.config.lmbda(position.clamp_max(points * kept / groups))
         weight = (lmbda / 0.01) ** -config.lmbda_weight
-        # The hyper-latent's bits count less at first: at full price most of its channels die before the rest
-        # has learned to use them, and a dead channel (0 everywhere) never comes back.
-        discount = (1 - config.hyper_weight) * max(0.0, 1 - part / config.hyper_part)
-        loss = (weight * (result.bpp - discount * result.hyper_bpp + lmbda * result.mse)).mean()
+        hyper_bits = hyper_discount(config, part) * result.hyper_bpp
+        loss = (weight * (result.bpp - hyper_bits + lmbda * result.mse)).mean()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
