@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from PIL import Image, PngImagePlugin
 
-from . import __version__, container
+from . import __version__, container, parallel
 from .metadata import Metadata
 from .NicImagePlugin import NicImageFile, encode_image
 from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_EFFORT, TOP_RATE_POINT, parse_quality
@@ -27,6 +27,9 @@ _FILE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.
 
 # Formats that Pillow recognises but does not decode itself: not meant when a folder is named.
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+_Job = tuple[Path, Path]  # source and target
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "-o", "--output", metavar="OUTPUT", help="a file, or a folder for several (default: beside the input)"
     )
-    writing.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    existing = writing.add_mutually_exclusive_group()
+    existing.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    existing.add_argument(
+        "--skip-existing", action="store_true", help="leave them, to go on where a run was interrupted"
+    )
+    writing.add_argument(
+        "-j", "--jobs", type=_positive, default=1, metavar="N", help="in N processes (default: 1)"
+    )
     writing.add_argument(
         "--device", help="cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)"
     )
@@ -97,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def _quality(text: str) -> float:
     try:
         try:
@@ -107,46 +123,73 @@ def _quality(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text} is neither 0 to 1 nor an int from 2 to 100") from None
 
 
-# ----------------------------------------------------------------------------------------- the three commands
+# --------------------------------------------------------------------------------------------- the commands
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """What to do with one file; an object, so that it can be sent to another process."""
+
+    options: Mapping[str, Any]
+    force: bool
+    with_psnr: bool
+
+    def __call__(self, source: Path, target: Path) -> _Done:
+        with Image.open(source) as im:
+            if (frames := getattr(im, "n_frames", 1)) > 1:
+                _complain(source, f"only the first of its {frames} frames is stored")
+            data = encode_image(im, self.options)
+            psnr = _psnr(im, data) if self.with_psnr else None
+        _write(target, self.force, lambda file: file.write(data))
+        return _Done(len(data), source.stat().st_size, im.width * im.height, psnr)
 
 
 def _encode(args: argparse.Namespace) -> int:
     options = {"quality": args.quality, "effort": args.effort, "layers": args.layers, "width": args.width}
-
-    def encode(source: Path, target: Path) -> _Done:
-        with Image.open(source) as im:
-            if (frames := getattr(im, "n_frames", 1)) > 1:
-                _complain(source, f"only the first of its {frames} frames is stored")
-            data = encode_image(im, options)
-            psnr = _psnr(im, data) if args.psnr else None
-        _write(target, args.force, lambda file: file.write(data))
-        return _Done(len(data), source.stat().st_size, im.width * im.height, psnr)
-
     formats = Image.registered_extensions()
     readable = Image.OPEN.keys() - _NO_PICTURES - {"NIC"}
     jobs = _jobs(args, {suffix for suffix in formats if formats[suffix] in readable}, ".nic")
-    return _work(jobs, encode, args.force)
+    return _work(jobs, _Encoding(options, args.force, args.psnr), args)
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    layers: int | None
+    fast: bool
+    force: bool
+
+    def __call__(self, source: Path, target: Path) -> _Done:
+        with Image.open(source) as im:
+            if not isinstance(im, NicImageFile):
+                raise OSError("not a NIC file")
+            im.layers = self.layers
+            im.fast = self.fast
+            im.load()
+        name = Image.registered_extensions()[target.suffix.lower()]
+        _write(target, self.force, lambda file: im.save(file, name, **_metadata_options(im, name)))
+        return _Done(source.stat().st_size, target.stat().st_size, im.width * im.height)
 
 
 def _decode(args: argparse.Namespace) -> int:
     formats = Image.registered_extensions()
-
-    def decode(source: Path, target: Path) -> _Done:
-        with Image.open(source) as im:
-            if not isinstance(im, NicImageFile):
-                raise OSError("not a NIC file")
-            im.layers = args.layers
-            im.fast = args.fast
-            im.load()
-        name = formats[target.suffix.lower()]
-        _write(target, args.force, lambda file: im.save(file, name, **_metadata_options(im, name)))
-        return _Done(source.stat().st_size, target.stat().st_size, im.width * im.height)
-
     jobs = _jobs(args, {".nic"}, ".png")
     for _, target in jobs:
         if formats.get(target.suffix.lower()) not in Image.SAVE:
             args.usage_error(f"Pillow does not write {target.suffix or 'files without a suffix'}: {target}")
-    return _work(jobs, decode, args.force)
+    return _work(jobs, _Decoding(args.layers, args.fast, args.force), args)
+
+
+@dataclass(frozen=True)
+class _Truncating:
+    layers: int
+    force: bool
+
+    def __call__(self, source: Path, target: Path) -> _Done:
+        whole = source.read_bytes()
+        data = container.truncate(whole, min(self.layers, container.parse_header(whole).layers))
+        _write(target, self.force, lambda file: file.write(data))
+        header = container.parse_header(data)
+        return _Done(len(data), len(whole), header.width * header.height)
 
 
 def _truncate(args: argparse.Namespace) -> int:
@@ -154,15 +197,7 @@ def _truncate(args: argparse.Namespace) -> int:
         args.usage_error("say with -o where the result shall go")
     if args.layers < 1:
         args.usage_error("--layers must be at least 1")
-
-    def truncate(source: Path, target: Path) -> _Done:
-        whole = source.read_bytes()
-        data = container.truncate(whole, min(args.layers, container.parse_header(whole).layers))
-        _write(target, args.force, lambda file: file.write(data))
-        header = container.parse_header(data)
-        return _Done(len(data), len(whole), header.width * header.height)
-
-    return _work(_jobs(args, {".nic"}, ".nic"), truncate, args.force)
+    return _work(_jobs(args, {".nic"}, ".nic"), _Truncating(args.layers, args.force), args)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -212,9 +247,9 @@ def _describe(data: bytes) -> Iterable[str]:
 # ----------------------------------------------------------------------------------------- files and folders
 
 
-def _sources(args: argparse.Namespace, suffixes: Collection[str]) -> list[tuple[Path, Path]]:
+def _sources(args: argparse.Namespace, suffixes: Collection[str]) -> list[_Job]:
     """The files that the inputs mean, each with its place below the folder that was named."""
-    found: list[tuple[Path, Path]] = []
+    found: list[_Job] = []
     for name in args.inputs:
         path = Path(name)
         if path.is_dir():
@@ -233,7 +268,7 @@ def _sources(args: argparse.Namespace, suffixes: Collection[str]) -> list[tuple[
     return list(dict.fromkeys(found))
 
 
-def _jobs(args: argparse.Namespace, suffixes: Collection[str], new_suffix: str) -> list[tuple[Path, Path]]:
+def _jobs(args: argparse.Namespace, suffixes: Collection[str], new_suffix: str) -> list[_Job]:
     """Pairs of source and target."""
     sources = _sources(args, suffixes)
     if args.output is None:
@@ -263,27 +298,53 @@ class _Done:
     psnr: float | None = None
 
 
-def _work(jobs: list[tuple[Path, Path]], action: Callable[[Path, Path], _Done], force: bool) -> int:
+def _work(jobs: list[_Job], action: Callable[[Path, Path], _Done], args: argparse.Namespace) -> int:
     """Do every job, go on after a failure, and say at last what came out."""
     from tqdm import tqdm
 
+    skipped = [job for job in jobs if args.skip_existing and job[1].exists()]
+    jobs = [job for job in jobs if not (args.skip_existing and job[1].exists())]
+    one = partial(_one, action, args.force)
+    if args.jobs > 1 and len(jobs) > 1:
+        threads = max(1, (os.cpu_count() or 1) // args.jobs)
+        results = parallel.run(jobs, one, args.jobs, partial(_start_worker, threads))
+    else:
+        results = ((job, one(job)) for job in jobs)
     done: list[_Done] = []
     # disable=None: no bar unless stderr is a terminal
-    for source, target in tqdm(jobs, unit="file", leave=False, disable=None if len(jobs) > 1 else True):
-        try:
-            if target.exists() and source.exists() and target.samefile(source):
-                raise FileExistsError(f"{target} is the input itself")
-            if target.exists() and not force:
-                raise FileExistsError(f"{target} exists (-f replaces it)")
-            done.append(action(source, target))
-        except _FILE_ERRORS as error:
-            _complain(source, error)
+    silent = None if len(jobs) > 1 else True
+    for (source, _), result in tqdm(results, total=len(jobs), unit="file", leave=False, disable=silent):
+        if isinstance(result, _Done):
+            done.append(result)
+        elif isinstance(result, _FILE_ERRORS):
+            _complain(source, result)
+        else:
+            raise result
     failed = len(jobs) - len(done)
-    print(_summary(done, failed))
+    print(_summary(done, failed, len(skipped)))
     return int(failed > 0)
 
 
-def _summary(done: Sequence[_Done], failed: int) -> str:
+def _one(action: Callable[[Path, Path], _Done], force: bool, job: _Job) -> _Done | Exception:
+    """One job; what is wrong with its files is an answer, not the end of the others."""
+    source, target = job
+    try:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise FileExistsError(f"{target} is the input itself")
+        if target.exists() and not force:
+            raise FileExistsError(f"{target} exists (-f replaces it)")
+        return action(source, target)
+    except _FILE_ERRORS as error:
+        return error
+
+
+def _start_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _summary(done: Sequence[_Done], failed: int, skipped: int) -> str:
     """Files, bytes of the .nic files, bits per pixel, and how many times larger the other files are."""
     parts = [f"{len(done)} file{'' if len(done) == 1 else 's'}"]
     if done:
@@ -296,6 +357,8 @@ def _summary(done: Sequence[_Done], failed: int) -> str:
         psnr = [one.psnr for one in done if one.psnr is not None]
         if psnr:
             parts.append(f"PSNR {sum(psnr) / len(psnr):.2f} dB")
+    if skipped:
+        parts.append(f"{skipped} skipped")
     if failed:
         parts.append(f"{failed} failed")
     return ", ".join(parts)

@@ -307,6 +307,39 @@ def test_truncate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (here / "c.nic").exists()
 
 
+def test_several_processes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "in").mkdir()
+    with Image.open("a.png") as im:
+        for i in range(5):
+            im.crop((i, 0, i + 40, 30)).save(f"in/{i}.png")
+    (here / "in/bad.png").write_bytes(b"no picture")
+    assert run("encode", "in", "-o", "one") == 1
+    first = capsys.readouterr()
+    assert run("encode", "in", "-o", "two", "-j", "2") == 1
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err.splitlines() == ["nic: in/bad.png: cannot identify image file 'in/bad.png'"]
+    assert names(here / "two") == names(here / "one") == [f"{i}.nic" for i in range(5)]
+    for name in names(here / "one"):
+        assert (here / "two" / name).read_bytes() == (here / "one" / name).read_bytes()
+
+
+def test_going_on_after_an_interruption(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "b.png").write_bytes((here / "a.png").read_bytes())
+    assert run("encode", "a.png", "-o", "out/") == 0
+    written = (here / "out/a.nic").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run("encode", "a.png", "b.png", "-o", "out/", "--skip-existing") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("1 file, ")
+    assert out.endswith(", 1 skipped\n")
+    assert (here / "out/a.nic").stat().st_mtime_ns == written
+    assert run("encode", "a.png", "b.png", "-o", "out/", "--skip-existing") == 0
+    assert capsys.readouterr().out == "0 files, 2 skipped\n"
+    assert run("encode", "a.png", "-o", "out/", "--skip-existing", "-f") == 2
+    assert run("encode", "a.png", "-o", "out/", "-j", "0") == 2
+
+
 def test_fast_decoding(here: Path) -> None:
     assert run("encode", "a.png", "-q", "0.8") == 0
     assert run("decode", "a.nic", "--layers", "1", "-o", "full.png") == 0
