@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import pillow_nic
+from pillow_nic import container
 
 HEAVY = ("torch", "numpy", "constriction", "safetensors", "imageio", "tqdm")
 
@@ -29,6 +30,7 @@ def run(code: str) -> str:
     [
         "import pillow_nic",
         "import pillow_nic.cli",
+        "import pillow_nic.hook, pillow_nic.__main__",
         "import pillow_nic.NicImagePlugin",
         "import pillow_nic; pillow_nic.NicError",
         "import pillow_nic.container, pillow_nic.metadata, pillow_nic.quality, pillow_nic.errors",
@@ -43,6 +45,20 @@ def test_nothing_heavy_is_loaded_to_open_a_file(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "teal").save(path)
     code = f"import sys, pillow_nic; from PIL import Image; im = Image.open({str(path)!r}); im.verify()"
     assert run(f"{code}; print(im.size, [m for m in {HEAVY} if m in sys.modules])") == "(40, 30) []"
+
+
+def test_imageio_nic_loads_what_imageio_and_pillow_do_and_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "x.nic"
+    header = container.Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "none", bytes(4))
+    path.write_bytes(container.dump(container.Container(header, {}, [[b""]])))
+    code = (
+        "import sys, imageio.v3 as iio, PIL.Image; before = {*sys.modules}; import imageio_nic; "
+        "new = [m for m in sys.modules if m not in before]; "
+        f"shape = iio.improps({str(path)!r}).shape; layers = iio.immeta({str(path)!r})['layers']; "
+        "print(sorted(new), shape, layers, 'imageio_nic.plugin' in sys.modules, "
+        "[m for m in ('torch', 'constriction', 'safetensors', 'tqdm') if m in sys.modules])"
+    )
+    assert run(code) == "['imageio_nic', 'pillow_nic'] (30, 40, 3) 1 True []"
 
 
 def test_import_takes_no_more_than_10_ms() -> None:

@@ -49,9 +49,9 @@ def _hyper_table(pmf: np.ndarray) -> Table:
 
 def width_costs(model: TrainingModel, pictures: list[Tensor]) -> np.ndarray:
     """Estimated bytes of each width against the full one at equal PSNR, minus 1: (widths, positions), means
-    over pictures at rate points 0, ½, 1 … The full width's curve goes on straight beyond its ends."""
+    over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond its ends."""
     config = model.network.config
-    positions = [i / 2 for i in range(2 * config.rate_points - 1)]
+    positions = [float(i) for i in range(config.rate_points)]
     curves = [validate(model, pictures, positions, False, width) for width in range(len(config.widths))]
     rate, psnr = (np.array([[row[key] for row in curve] for curve in curves]) for key in ("bpp", "psnr"))
     x, y = psnr[-1], np.log(rate[-1])
@@ -80,7 +80,7 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     costs = None
     if valid is not None:
-        costs = width_costs(model, validation_pictures(valid, 24, torch.device("cpu")))
+        costs = width_costs(model, validation_pictures(valid, 12, torch.device("cpu")))
     tensors: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay.
@@ -185,11 +185,11 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
             f"{MOST_WIDTH_COST:.1%} more bytes):",
             "",
             "| width | "
-            + " | ".join(f"quality {i / steps:.2f}" for i in range(0, steps + 1, 2))
+            + " | ".join(f"quality {i / steps:.2f}" for i in range(steps + 1))
             + " | by itself |",
-            "|---" * (steps // 2 + 3) + "|",
+            "|---" * (steps + 3) + "|",
             *(
-                f"| {k} | " + " | ".join(f"{cost:+.1%}" for cost in row[::2]) + f" | {top} |"
+                f"| {k} | " + " | ".join(f"{cost:+.1%}" for cost in row) + f" | {top} |"
                 for k, (row, top) in enumerate(zip(costs, tops, strict=True), 1)
             ),
             "",

@@ -1,0 +1,284 @@
+"""imageio's plugin for `.nic`, straight on `pillow_nic.codec`: read, iterate, write, properties, metadata.
+
+A file holds one image. `imread(path)` gives it as uint8 H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4; an
+index of None or 0 means it, `...` gives it with a first axis of length 1, and any other index is a
+ValueError. `imiter(path)` gives one frame per layer, from the base to the full picture, all of the full size.
+
+What is wrong with a file is an OSError (`pillow_nic.BitstreamError`, `TruncatedError`,
+`UnsupportedModelError`, `WeightsError`), a bad option or array a ValueError or TypeError, and a picture
+larger than Pillow's `Image.MAX_IMAGE_PIXELS` allows a DecompressionBombWarning or -Error, as in Pillow. Data
+that do not start with the signature are left to imageio's other plugins. A file object is read from where it
+stands and need not be seekable; `layers=` reads no more of it than those layers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from types import EllipsisType
+from typing import IO, Any
+
+import numpy as np
+from imageio.core.request import URI_BYTES, InitializationError, IOMode, Request
+from imageio.core.v3_plugin_api import ImageProperties, PluginV3
+from PIL import Image, ImageOps
+
+from pillow_nic import container
+from pillow_nic.container import Header
+from pillow_nic.metadata import Metadata
+from pillow_nic.quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT
+
+Array = np.ndarray[Any, Any]
+
+_MILLIMETRES = 25.4  # in an inch
+
+
+class NicPlugin(PluginV3):
+    """One resource that imageio has opened; ``iio.imopen(path, "r", plugin="nic")`` gives it."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._written = False
+        self._tape: _Tape | None = None
+        if request.mode.io_mode == IOMode.write:
+            if (request.extension or ".nic").lower() != ".nic":
+                raise InitializationError(f"the NIC plugin writes .nic files, not {request.extension}")
+            return
+        file = request.get_file()
+        head = file.read(len(container.SIGNATURE))
+        if head != container.SIGNATURE:
+            with suppress(OSError, AttributeError):  # so that the next plugin finds what this one found
+                file.seek(-len(head), 1)
+            raise InitializationError("not a NIC file")
+        self._tape = _Tape(file, head)
+
+    def read(
+        self,
+        *,
+        index: int | EllipsisType | None = None,
+        layers: int | None = None,
+        fast: bool = False,
+        mode: str | None = None,
+        rotate: bool = False,
+        partial: bool = False,
+        device: str | None = None,
+    ) -> Array:
+        """Decode the picture: uint8 H×W, H×W×2, H×W×3 or H×W×4, with a first axis of 1 for ``index=...``.
+
+        ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those
+        layers, less exact and less work. ``mode``: converted to this mode of Pillow's, for example "RGB" or
+        "L", as ``Image.convert`` does, so that other modes can have other types and shapes. ``rotate``:
+        turned as the orientation in its EXIF says. ``partial``: of a cut file, the layers that are whole.
+        ``device``: "cpu", "cuda", "mps" … (default: the environment's NIC_DEVICE, else the best there is).
+        ValueError for values out of range, OSError for damaged data."""
+        _check_index(index)
+        header, metadata = self._info
+        wanted = _count(layers, header)
+        Image._decompression_bomb_check((header.width, header.height))
+        tape = self._tape_to(wanted)
+        from pillow_nic import codec  # loads torch
+
+        pixels = codec.decode(tape.data, layers=wanted, fast=fast, device=device, partial=partial)
+        if mode is not None or rotate:
+            pixels = _transform(pixels, mode, metadata.exif if rotate else None)
+        return pixels[np.newaxis] if index is ... else pixels
+
+    def iter(self, *, layers: int | None = None, partial: bool = False, **options: Any) -> Iterator[Array]:
+        """One frame per layer, from the base to the full picture, or to the first ``layers`` of them.
+
+        Frame k is ``read(layers=k)``, decoded from the start; ``options`` are those of :meth:`read`. A frame
+        comes as soon as the file has been read so far. Of a cut file come the whole layers, then
+        TruncatedError; with ``partial`` the frames just end."""
+        for count in range(1, _count(layers, self._info[0]) + 1):
+            whole = self._tape_to(count).counter.ends
+            if partial and 0 < len(whole) < count:
+                return
+            yield self.read(layers=count, **options)
+
+    def write(
+        self,
+        ndimage: Any,
+        *,
+        quality: float = DEFAULT_QUALITY,
+        effort: int = DEFAULT_EFFORT,
+        layers: int | None = None,
+        width: int | None = None,
+        icc_profile: Any = None,
+        exif: Any = None,
+        xmp: Any = None,
+        dpi: Any = None,
+        comment: Any = None,
+        is_batch: bool | None = None,
+        device: str | None = None,
+    ) -> bytes | None:
+        """Encode one image; the bytes of the file for the target "<bytes>", else None.
+
+        ``ndimage``: uint8 or bool (stored as 0 and 255), H×W or H×W×1 (grey), H×W×2 (grey, alpha), H×W×3 or
+        H×W×4; or a list or, with a further first axis, an array of exactly one of these. ``is_batch`` says
+        whether the first axis counts images; without it, it does in 4 dimensions, and in 3 if the last one
+        is longer than 4. ``quality``: 0…1, or an int 2…100 as a percentage. ``effort``, ``layers``,
+        ``width``, ``device``: as for ``pillow_nic.encode``. ``icc_profile``, ``exif``, ``xmp``, ``comment``:
+        bytes, for exif also ``PIL.Image.Exif``, for the last two also str; ``dpi``: two numbers.
+
+        ValueError or TypeError for what cannot be stored, before the file is opened: one that exists is then
+        left as it is. A second image is a ValueError."""
+        if self._tape is not None:
+            raise ValueError("this file is open for reading")
+        if self._written:
+            raise ValueError("a NIC file holds one image, and this one has been written")
+        pixels = _one_image(ndimage, is_batch)
+        metadata = Metadata.from_save(
+            {}, {"icc_profile": icc_profile, "exif": exif, "xmp": xmp, "dpi": dpi, "comment": comment}
+        )
+        from pillow_nic import codec  # loads torch
+
+        data = codec.encode(
+            pixels,
+            quality=quality,
+            effort=effort,
+            layers=layers,
+            width=width,
+            metadata=metadata,
+            device=device,
+        )
+        self.request.get_file().write(data)
+        self._written = True
+        return data if self.request._uri_type == URI_BYTES else None
+
+    def properties(self, index: int | EllipsisType | None = None) -> ImageProperties:
+        """Shape and type of what :meth:`read` gives, from the header alone.
+
+        ``spacing``: if the file says its dpi, millimetres from pixel to pixel along the rows' and columns'
+        axes, and 1.0 along the others. ``n_images`` is 1 for ``index=...``: layers are not counted."""
+        _check_index(index)
+        header, metadata = self._info
+        channels = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}[header.mode]
+        first = (1,) if index is ... else ()
+        spacing = None
+        if metadata.dpi is not None:
+            x, y = metadata.dpi
+            spacing = (*map(float, first), _MILLIMETRES / y, _MILLIMETRES / x, *(1.0 for _ in channels))
+        return ImageProperties(
+            shape=(*first, header.height, header.width, *channels),
+            dtype=np.dtype(np.uint8),
+            n_images=1 if index is ... else None,
+            is_batch=index is ...,
+            spacing=spacing,
+        )
+
+    def metadata(
+        self, index: int | EllipsisType | None = None, exclude_applied: bool = True
+    ) -> dict[str, Any]:
+        """What the file says, without decoding a pixel: ``mode``, ``layers``, ``quality`` (the float that
+        its rate point stands for), ``model``, and as far as it has them ``icc_profile``, ``exif``, ``xmp``,
+        ``dpi`` and ``comment`` as Pillow's ``im.info`` has them.
+
+        It is the same for every frame of :meth:`iter`, so that ``index`` may be the number of one. Nothing
+        is applied to the pixels unless asked for, so ``exclude_applied`` excludes nothing."""
+        header, metadata = self._info
+        if not (isinstance(index, int) and 0 <= index < header.layers):
+            _check_index(index)
+        return {
+            "mode": header.mode,
+            "layers": header.layers,
+            "quality": header.rate_point / TOP_RATE_POINT,
+            "model": header.model,
+            **metadata.to_info(),
+        }
+
+    @cached_property
+    def _info(self) -> tuple[Header, Metadata]:
+        tape = self._readable()
+        tape.position = 0
+        header, chunks = container.read_info(tape)
+        return header, Metadata.from_chunks(chunks)
+
+    def _tape_to(self, layers: int) -> _Tape:
+        """The tape, read as far as so many layers reach, or to the file's end."""
+        tape = self._readable()
+        while tape.counter.update(tape.data) < layers and tape.grow():
+            pass
+        return tape
+
+    def _readable(self) -> _Tape:
+        if self._tape is None:
+            raise ValueError("this file is open for writing")
+        return self._tape
+
+
+class _Tape:
+    """A file's bytes from where it stood, kept as they are read, because not every file can go back."""
+
+    block = 1 << 14
+
+    def __init__(self, file: IO[bytes], head: bytes) -> None:
+        self.data = bytearray(head)
+        self.counter = container.LayerCounter()
+        self.position = 0
+        self._file = file
+
+    def grow(self) -> bool:
+        """Read on; False at the end."""
+        block = self._file.read(self.block)
+        self.data += block
+        return bool(block)
+
+    def read(self, size: int, /) -> bytes:
+        """What ``container.read_info`` asks for, from the position on."""
+        end = self.position + size
+        while len(self.data) < end and self.grow():
+            pass
+        piece = bytes(self.data[self.position : end])
+        self.position += len(piece)
+        return piece
+
+
+def _check_index(index: object) -> None:
+    if index is not None and index is not ... and index != 0:
+        raise ValueError(f"a NIC file holds one image: its index is 0, None or ..., not {index!r}")
+
+
+def _count(layers: int | None, header: Header) -> int:
+    if layers is None:
+        return header.layers
+    if not 1 <= layers <= header.layers:
+        raise ValueError(f"layers must be from 1 to the {header.layers} of this file, not {layers}")
+    return layers
+
+
+def _one_image(ndimage: Any, is_batch: bool | None) -> Array:
+    """The pixels uint8 of the only image, H×W×1 as H×W; ValueError for several images and other types."""
+    images = ndimage if isinstance(ndimage, list | tuple) else np.asarray(ndimage)
+    if is_batch is None:
+        is_batch = (
+            not isinstance(images, np.ndarray)
+            or images.ndim > 3
+            or (images.ndim == 3 and images.shape[2] > 4)
+        )
+    if is_batch:
+        if len(images) != 1:
+            raise ValueError(f"a NIC file holds one image, not {len(images)}")
+        images = images[0]
+    pixels = np.asarray(images)
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels must be uint8 or bool, not {pixels.dtype}: scale them to 0…255 and convert them first"
+        )
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+def _transform(pixels: Array, mode: str | None, exif: bytes | None) -> Array:
+    """The pixels as Pillow turns them upright by their EXIF, if it is given, and converts them."""
+    image = Image.fromarray(pixels)
+    if exif is not None:
+        image.info["exif"] = exif
+        # EXIF came with somebody else's file: what cannot be read says nothing of an orientation.
+        with suppress(SyntaxError, struct.error, ValueError, TypeError, KeyError):
+            image = ImageOps.exif_transpose(image)
+    if mode is not None:
+        image = image.convert(mode)
+    return np.array(image)
