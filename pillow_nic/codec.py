@@ -10,8 +10,9 @@ is no seam."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ DISTORTION_WEIGHT = 4.0
 # A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
 SMALL = 128 * 128
 
+# Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
+LEAST_LAYER = 160
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Array = np.ndarray[Any, Any]
 
@@ -60,7 +64,8 @@ def encode(
 
     ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``effort`` 0: plain rounding; 1:
     rate–distortion optimised rounding. ``layers``: how many layers the file has, 1 … number of groups
-    (default: all that the width carries, one for a picture of up to 16384 pixels). ``width``: width of the
+    (default: as many as the width carries, without those that would be tiny; one for a picture of up to 16384
+    pixels). ``width``: width of the
     networks, 1 … number of widths (default: the narrowest that costs no rate at this quality). ValueError for
     options or shapes out of range."""
     point = rate_point(parse_quality(quality))
@@ -75,7 +80,11 @@ def encode(
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
         by_tile = [_encode_tile(loaded, y[:, :, *place], header, effort) for _, place in _places(header)]
-    streams = [list(layer) for layer in zip(*by_tile, strict=True)]
+    streams = _write_layers(loaded, by_tile, header.layer_ends)
+    if layers is None:
+        ends = _join_layers(header.layer_ends, streams)
+        if ends != header.layer_ends:
+            header, streams = replace(header, layer_ends=ends), _write_layers(loaded, by_tile, ends)
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
     while len(streams) > 1 and not any(streams[-1]):
@@ -287,8 +296,18 @@ def _run_groups(
     return code_groups(network, features, position, coder, coded, total)
 
 
-def _encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> list[bytes]:
-    """Latent of one tile (1, C, h, w) → its stream of each layer."""
+@dataclass(frozen=True)
+class _TileSymbols:
+    """What is to be coded of one tile: the hyper-latent's symbols (Cz, ⌈h/4⌉, ⌈w/4⌉), the latent's and their
+    table numbers (C, h, w)."""
+
+    hyper: Array
+    symbols: Array
+    numbers: Array
+
+
+def _encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> _TileSymbols:
+    """Latent of one tile (1, C, h, w) → its symbols."""
     network, position = model.network, _position(model, header)
     height, width = y.shape[2:]
     z_gain = torch.exp2(network.hyper_gain(position)[0])[:, :, None, None]
@@ -305,18 +324,39 @@ def _encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> list[b
         return encoders[0]
 
     _run_groups(model, z, header, (height, width), header.groups, make_coder, header.groups)
-    symbols = encoders[0].symbols[0].cpu().numpy().astype(np.int32)
-    streams, group = [], 0
-    for end in header.layer_ends:
-        writer = SymbolWriter()
-        if group == 0:
-            writer.put(z, _hyper_indices(z.shape), model.hyper_tables)
-        for g in range(group, end):
-            part = slice(model.config.group_ends[g] - model.config.groups[g], model.config.group_ends[g])
-            writer.put(symbols[part], numbers[part], model.tables)
-        streams.append(writer.getvalue())
-        group = end
+    return _TileSymbols(z, encoders[0].symbols[0].cpu().numpy().astype(np.int32), numbers)
+
+
+def _write_layers(
+    model: Model, by_tile: Sequence[_TileSymbols], layer_ends: tuple[int, ...]
+) -> list[list[bytes]]:
+    """Streams of every layer and tile, for layers that end after these groups."""
+    streams: list[list[bytes]] = []
+    for start, end in pairwise((0, *layer_ends)):
+        streams.append([])
+        for tile in by_tile:
+            writer = SymbolWriter()
+            if start == 0:
+                writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
+            for g in range(start, end):
+                part = slice(model.config.group_ends[g] - model.config.groups[g], model.config.group_ends[g])
+                writer.put(tile.symbols[part], tile.numbers[part], model.tables)
+            streams[-1].append(writer.getvalue())
     return streams
+
+
+def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tuple[int, ...]:
+    """The layer ends without those of layers that are too small to be worth a stream of their own."""
+    ends: list[int] = []
+    size = 0
+    for end, layer in zip(layer_ends, streams, strict=True):
+        size += sum(map(len, layer))
+        if size >= LEAST_LAYER * len(layer):
+            ends.append(end)
+            size = 0
+    if size:
+        ends = [*ends[:-1], layer_ends[-1]]
+    return tuple(ends or layer_ends[-1:])
 
 
 def _rounding(model: Model, header: Header, numbers: Array, inverse: Tensor) -> RateDistortionRounding:

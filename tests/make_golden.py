@@ -34,7 +34,7 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "photo": (photo, {"quality": 0.4}),
         "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
         **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
-        **{f"width-{k}": (photo[40:88, 300:339], {"quality": 0.4, "width": k}) for k in range(1, 7)},
+        **{f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "width": k}) for k in range(1, 7)},
     }
 
 

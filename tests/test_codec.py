@@ -209,6 +209,26 @@ def test_larger_pictures_have_all_layers_by_default() -> None:
     assert container.read_info(encode(picture(128, 129), quality=1.0))[0].layers == 7
 
 
+def test_layers_that_would_be_tiny_are_joined() -> None:
+    def streams(*sizes: int) -> list[list[bytes]]:
+        return [[bytes(size), bytes(size)] for size in sizes]
+
+    join, ends = codec._join_layers, (1, 2, 3, 7)
+    assert join(ends, streams(160, 500, 160, 1000)) == ends
+    assert join(ends, streams(160, 159, 1, 1000)) == (1, 3, 7)
+    assert join(ends, streams(10, 160, 160, 10)) == (2, 7)
+    assert join(ends, streams(160, 160, 10, 10)) == (1, 7)
+    assert join(ends, streams(160, 160, 0, 0)) == (1, 2)
+    assert join(ends, streams(10, 10, 10, 10)) == (7,)
+    assert join(ends, streams(0, 0, 0, 0)) == (7,)
+
+    pixels = picture(150, 200) // 8 + 100
+    joined, apart = encode(pixels, quality=0.2), encode(pixels, quality=0.2, layers=7)
+    assert container.parse_header(joined).layers < container.parse_header(apart).layers
+    assert len(joined) < len(apart)
+    np.testing.assert_array_equal(decode(joined), decode(apart))
+
+
 def test_layers_that_would_be_empty_are_not_written(model: weights.Model) -> None:
     data = encode(np.full((32, 32, 3), 128, np.uint8), quality=0.0, layers=7)
     parsed = container.parse(data)

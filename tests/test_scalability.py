@@ -39,7 +39,8 @@ def test_prefixes_are_those_of_the_file(folder: Path, monkeypatch: pytest.Monkey
     pixels = np.asarray(Image.open(folder / "one.png"))
     data = pillow_nic.encode(pixels, quality=0.6)
     offsets = pillow_nic.read_header(data).layer_offsets
-    assert [p.layers for p in found] == list(range(1, 8))
+    assert [p.layers for p in found] == list(range(1, len(offsets) + 1))
+    assert len(found) > 3
     assert [p.bpp for p in found] == pytest.approx([8 * end / (176 * 128) for end in offsets])
     assert [p.share for p in found] == pytest.approx([end / len(data) for end in offsets])
     error = np.square(pillow_nic.decode(data, layers=2).astype(float) - pixels).mean()
@@ -69,7 +70,8 @@ def test_layers_command(
     assert main([str(folder), "--layers", "--qualities", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("0.5")]
-    assert [row[1] for row in rows] == list("1234567")
+    assert [row[1] for row in rows] == [str(k) for k in range(1, len(rows) + 1)]
+    assert len(rows) > 3
     assert rows[-1][4] == "100.0%"
     assert lines[-1] == "layers that do not raise the PSNR: 0"
 

@@ -426,10 +426,11 @@ def test_what_integers_cost(parts: SimpleNamespace, exported: str, trained: Path
     rows = parts.export.integer_cost(weights.find(exported), trained, data, (0.5, 0.9))
     assert [row.split(" | ")[0] for row in rows] == ["| 0.5", "| 0.9"]
     for row in rows:
-        estimate, files, change, psnr = row.strip("| ").split(" | ")[1:]
+        estimate, streams, change, files, psnr = row.strip("| ").split(" | ")[1:]
         assert float(estimate) > 0
+        assert float(streams) < float(files)
         assert float(change.removesuffix(" %")) == pytest.approx(
-            100 * (float(files) / float(estimate) - 1), abs=0.1
+            100 * (float(streams) / float(estimate) - 1), abs=0.1
         )
         assert float(psnr) > 15
 

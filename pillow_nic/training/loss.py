@@ -43,24 +43,30 @@ def forward(
     width: int = -1,
     groups: int | None = None,
     hard: bool = False,
+    learn_encoder: bool = True,
+    learn_gains: bool = True,
 ) -> Result:
     """Code pictures ``x`` (B, 3, H, W) at rate points ``position`` (B,), with step exponent ``delta``
     (octaves), at a width, keeping the first ``groups`` groups. ``hard``: bits of the rounded symbols, and
-    pictures rounded to 8 bits."""
+    pictures rounded to 8 bits. ``learn_encoder``, ``learn_gains``: whether gradients reach the analysis and
+    the hyper-analysis, and the gains of both latents."""
     network = model.network
     config = network.config
     kept = config.widths[width].groups if groups is None else groups
-    y = network.g_a(x, position, width)
+    with torch.set_grad_enabled(learn_encoder and torch.is_grad_enabled()):
+        y = network.g_a(x, position, width)
+        z = network.h_a(y, position)
     channels = y.shape[1]
-    z = network.h_a(y, position)
-    hyper_gain, hyper_inverse = (torch.exp2(t)[:, :, None, None] for t in network.hyper_gain(position))
+    with torch.set_grad_enabled(learn_gains and torch.is_grad_enabled()):
+        gains, hyper_gains = network.gain(position), network.hyper_gain(position)
+    hyper_gain, hyper_inverse = (torch.exp2(t)[:, :, None, None] for t in hyper_gains)
     scaled = z * hyper_gain
     with torch.autocast(x.device.type, enabled=False):
         _, likelihood = model.hyper_prior(scaled, training=not hard)
     z_hat = (scaled + (scaled.round() - scaled).detach()) * hyper_inverse
     log2_scale, log2_skew = (t[:, :channels, : y.shape[2], : y.shape[3]] for t in network.h_s(z_hat))
     features = network.features(z_hat)[:, :, : y.shape[2], : y.shape[3]]
-    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in network.gain(position))
+    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in gains)
     log2_gain, log2_inverse = log2_gain - delta, log2_inverse + delta
     coder = RateEstimator(
         y, log2_gain, log2_inverse, log2_scale + log2_gain, log2_skew, not hard, model.symbol_bits

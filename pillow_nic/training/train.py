@@ -236,8 +236,10 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
                 kept = int(rng.integers(1, groups))
             elif rng.random() < config.mixed_delta:
                 delta = float(rng.integers(-8, 9)) / 8
+        # A missing group must not change what is sent of the others, nor a width the steps that all share.
+        learn = {"learn_encoder": width != -1 or kept == groups, "learn_gains": kept == groups}
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            result = forward(model, x, position, width=width, groups=kept, delta=delta)
+            result = forward(model, x, position, width=width, groups=kept, delta=delta, **learn)
         # A part of the channels is trained at the λ that suits it: groups/all of the range at most.
         lmbda = model.network.config.lmbda(position.clamp_max(points * kept / groups))
         weight = (lmbda / 0.01) ** -config.lmbda_weight
