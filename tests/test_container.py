@@ -337,10 +337,10 @@ def test_swapped_streams_are_found() -> None:
     records = [data[start + i * size :][:size] for i in range(4)]
     assert parse(data[:start] + b"".join(records)).streams[0] == [b"aaaa", b"bbbb"]
     for order, place in (
-        ((1, 0, 2, 3), "layer 0, tile 0"),
-        ((2, 1, 0, 3), "layer 0, tile 0"),
-        ((0, 1, 3, 2), "layer 1, tile 0"),
-        ((0, 2, 1, 3), "layer 0, tile 1"),
+        ((1, 0, 2, 3), "layer 1, tile 1"),
+        ((2, 1, 0, 3), "layer 1, tile 1"),
+        ((0, 1, 3, 2), "layer 2, tile 1"),
+        ((0, 2, 1, 3), "layer 1, tile 2"),
     ):
         with pytest.raises(BitstreamError, match=f"stream of {place}, at byte .*: CRC mismatch"):
             verify(data[:start] + b"".join(records[i] for i in order))
@@ -653,7 +653,7 @@ def test_the_limit_of_a_stream_is_that_of_its_tile() -> None:
     fits = [[bytes(64 + 8192) if tile == 3 else b"" for tile in range(4)]]
     assert parse(dump(Container(header, {}, fits))).streams == fits
     over = [[bytes(64 + 8193) if tile == 3 else b"" for tile in range(4)]]
-    with pytest.raises(ValueError, match="layer 0, tile 3: 8257 bytes are more than the limit of 8256"):
+    with pytest.raises(ValueError, match="layer 1, tile 4: 8257 bytes are more than the limit of 8256"):
         dump(Container(header, {}, over))
 
 

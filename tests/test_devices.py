@@ -56,6 +56,7 @@ def test_any_number_of_threads(threads: int) -> None:
     assert (difference > 0).mean() < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # what flags() itself sets back
 @pytest.mark.parametrize("enabled", [False, True])
 def test_with_and_without_onednn(enabled: bool) -> None:
     data = codec.encode(np.array(Image.open(PHOTO).convert("RGB"))[:200, :300], quality=0.5, device="cpu")

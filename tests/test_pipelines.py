@@ -1,0 +1,152 @@
+"""The recipes of docs/pipelines.md, each run as it stands against the real library.
+
+Needs the extra ``test-pipelines`` and the package installed:
+``pytest -m pipelines tests/test_pipelines.py``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import pillow_nic
+
+pytestmark = pytest.mark.pipelines
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
+RECIPES = {
+    f"{title} {number}": code
+    for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL), 1)
+}
+
+DATASET = """
+import numpy as np
+import pillow_nic
+from pathlib import Path
+from PIL import Image
+from torch.utils.data import Dataset
+
+class Photos(Dataset):
+    def __init__(self, folder):
+        self.files = sorted(Path(folder).rglob("*.nic"))
+    def __len__(self):
+        return len(self.files)
+    def __getitem__(self, index):
+        return np.array(Image.open(self.files[index]))
+"""
+BEFORE = {
+    "Django 1": """
+import django
+from django.conf import settings
+settings.configure()
+django.setup()
+from pathlib import Path
+from django.core.files.uploadedfile import SimpleUploadedFile
+uploaded = SimpleUploadedFile("photo.nic", Path("photo.nic").read_bytes())
+""",
+}
+NEAR = (
+    "assert np.asarray(pixels).shape == (96, 128, 3) and np.abs(np.asarray(pixels, float) - photo).mean() < 9"
+)
+STORE = """
+array[0] = photo
+array = zarr.open_array(array.store, mode="r")
+pixels = array[0]
+assert not array[1].any()
+"""
+AFTER = {
+    "torch DataLoader 1": "assert pixels.shape == (1, 96, 128, 3)",
+    "matplotlib 1": "assert np.abs(pixels - photo).mean() < 9 and Image.open('copy.nic').mode == 'RGBA'",
+    "webdataset 1": f"pixels = (pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels) * 255\n{NEAR}",
+    "Django 1": """
+assert pixels == (128, "image/x-nic")
+from django.core.exceptions import ValidationError
+cut = SimpleUploadedFile("photo.nic", Path("photo.nic").read_bytes()[:-9])
+try:
+    ImageField().clean(cut)
+except ValidationError:
+    pass
+else:
+    raise AssertionError("a cut upload was accepted")
+""",
+    "zarr and numcodecs 1": STORE + NEAR,
+    "zarr and numcodecs 2": STORE + NEAR,
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with what the page says there is."""
+    with Image.open(HERE / "data" / "photo.png") as im:
+        photo = im.convert("RGB").crop((100, 60, 228, 156))
+    photo.save(tmp_path / "photo.png")
+    photo.save(tmp_path / "photo.nic", quality=0.7)
+    for name in ("cats/one.nic", "cats/two.nic", "dogs/one.nic"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path / "photos" / name, quality=0.7)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photo.nic", "one.nic")
+    (tmp_path / "dataset.py").write_text(DATASET)
+    return tmp_path
+
+
+def test_every_recipe_is_short() -> None:
+    assert len(RECIPES) == 11
+    for title, code in RECIPES.items():
+        lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
+        assert len(lines) <= 5, title
+    assert set(BEFORE) | set(AFTER) <= set(RECIPES)
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_recipe(title: str, here: Path) -> None:
+    body = "\n".join(
+        (
+            "import numpy as np",
+            "from PIL import Image",
+            "photo = np.asarray(Image.open('photo.png'), float)",
+            BEFORE.get(title, ""),
+            RECIPES[title],
+            AFTER.get(title, NEAR),
+        )
+    )
+    # Spawned workers import the script again.
+    (here / "recipe.py").write_text('if __name__ == "__main__":\n' + textwrap.indent(body, "    "))
+    done = subprocess.run(
+        [sys.executable, "recipe.py"], cwd=here, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_codecs_are_found_without_an_import() -> None:
+    code = (
+        "import numcodecs, zarr; assert numcodecs.get_codec({'id': 'nic'}).codec_id == 'nic'; "
+        "from zarr.registry import get_codec_class; print(get_codec_class('nic').__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "NicSerializer\n", done.stderr
+
+
+def test_what_is_no_image_is_refused() -> None:
+    import numpy as np
+
+    from pillow_nic.chunks import NicChunks
+
+    codec = NicChunks(quality=0.5)
+    for chunk in (np.zeros((8, 8), np.uint16), np.zeros((2, 8, 8, 3), np.uint8), np.zeros(9, np.uint8)):
+        with pytest.raises(ValueError, match="chunk"):
+            codec.encode(chunk)
+    data = codec.encode(np.full((1, 1, 8, 9, 3), 90, np.uint8))
+    assert pillow_nic.read_header(data).layers == 1
+    assert codec.decode(data).shape == (8, 9, 3)
+    assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1}
+    with pytest.raises(pillow_nic.BitstreamError):
+        codec.decode(data[:-1] + b"?")
