@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from math import floor
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 from tiny_model import CONFIG, integer_arrays, random_network
 
 from pillow_nic.errors import WeightsError
@@ -410,6 +412,34 @@ def test_what_is_set_in_torch_changes_nothing(integer_net: IntegerHyperSynthesis
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), torch.device("meta"):
         numbers = integer_net.table_numbers(symbols, 50000, 2, CONFIG.latent_channels)
     np.testing.assert_array_equal(numbers, expected)
+
+
+def test_numpy_keeps_its_threads(integer_net: IntegerHyperSynthesis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One inside, as many as before outside, also after an error and after many threads at once."""
+    blas = ThreadpoolController().select(internal_api="openblas")
+
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in blas.info() if "numpy" in library["filepath"]]
+
+    before = threads()
+    seen: list[list[int]] = []
+    inner = IntegerHyperSynthesis._table_numbers
+
+    def noting(self: IntegerHyperSynthesis, *arguments: Any) -> Array:
+        seen.append(threads())
+        return inner(self, *arguments)
+
+    monkeypatch.setattr(IntegerHyperSynthesis, "_table_numbers", noting)
+    symbols = np.zeros((CONFIG.hyper_channels, 3, 2), np.int32)
+    integer_net.table_numbers(symbols, 5, 0, 8)
+    assert seen == [[1] * len(before)]
+    with pytest.raises(ValueError, match="operands"):
+        integer_net.table_numbers(symbols[:-1], 5, 0, 8)
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(integer_net.table_numbers, symbols, 5, 0, 8) for _ in range(40)]
+        assert {call.result().shape for call in calls} == {(8, 12, 8)}
+    assert threads() == before
+    assert seen == [[1] * len(before)] * 42
 
 
 @pytest.mark.parametrize(
