@@ -1,7 +1,7 @@
 """Pillow's plugin for `.nic`: open, load, verify and save.
 
 `Image.open` reads the header and the metadata. Before the pixels are loaded, `im.layers = n` asks for the
-first n layers only (None, the default, for all), of which no more than their bytes is read, and
+first n layers only (None, the default, for all): the file is read to 64 kB behind them at most; and
 `im.fast = True` for the narrowest network that fits the layers, less exact and less work. `im.info` holds
 `layers` (how many the file has), `quality` (the float that the file's rate point stands for), `model`, and
 as far as the file has them `icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `im.verify()` checks the

@@ -65,9 +65,8 @@ def encode(
     ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``effort`` 0: plain rounding; 1:
     rate–distortion optimised rounding. ``layers``: how many layers the file has, 1 … number of groups
     (default: as many as the width carries, without those that would be tiny; one for a picture of up to 16384
-    pixels). ``width``: width of the
-    networks, 1 … number of widths (default: the narrowest that costs no rate at this quality). ValueError for
-    options or shapes out of range."""
+    pixels). ``width``: width of the networks, 1 … number of widths (default: the narrowest that costs no rate
+    at this quality). ValueError for options or shapes out of range."""
     point = rate_point(parse_quality(quality))
     effort = parse_effort(effort)
     if 0 in pixels.shape[:2]:

@@ -12,7 +12,6 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from zlib import crc32
@@ -140,11 +139,7 @@ def parse_header(source: Buffer | Readable) -> Header:
     are left to :func:`parse`."""
     reader = _Reader(_reading(source))
     header, _ = _take_header(reader)
-    ends: list[int] = []
-    with suppress(TruncatedError):
-        _take_chunks(reader, header)
-        ends += _layer_ends(reader, header)
-    return replace(header, layer_offsets=tuple(ends))
+    return replace(header, layer_offsets=tuple(_whole_layers(reader, header)[0]))
 
 
 def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> Container:
@@ -204,17 +199,13 @@ class LayerCounter:
         ``ends``: the byte offsets at which they end. BitstreamError for what cannot become a NIC file; the
         CRCs of the streams are left to :func:`parse`."""
         if len(data) >= self._needed:
-            ends: list[int] = []
+            reader = _Reader(_from_memory(data))
             try:
-                reader = _Reader(_from_memory(data))
                 header, _ = _take_header(reader)
-                _take_chunks(reader, header)
-                for end in _layer_ends(reader, header):
-                    ends.append(end)
-                self._needed = sys.maxsize
             except TruncatedError as error:
                 self._needed = error.needed
-            self.ends = ends
+            else:
+                self.ends, self._needed = _whole_layers(reader, header)
         return len(self.ends)
 
 
@@ -227,11 +218,17 @@ def verify(data: Buffer) -> None:
         _take_layer(reader, header, layer, seed)
 
 
-def _layer_ends(reader: _Reader, header: Header) -> Iterator[int]:
-    """The offset after each layer, as far as the streams' lengths lead."""
-    for layer in range(header.layers):
-        _take_layer(reader, header, layer)
-        yield reader.offset
+def _whole_layers(reader: _Reader, header: Header) -> tuple[list[int], int]:
+    """From behind the header: where each whole layer ends, and how many bytes are needed to see more."""
+    ends: list[int] = []
+    try:
+        _take_chunks(reader, header)
+        for layer in range(header.layers):
+            _take_layer(reader, header, layer)
+            ends.append(reader.offset)
+    except TruncatedError as error:
+        return ends, error.needed
+    return ends, sys.maxsize
 
 
 # ----------------------------------------------------------------------------------------- rules and limits

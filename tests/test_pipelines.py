@@ -1,4 +1,4 @@
-"""The recipes of docs/pipelines.md, each run as it stands against the real library.
+"""The recipes of PIPELINES.md, each run as it stands against the real library.
 
 Needs the extra ``test-pipelines`` and the package installed:
 ``pytest -m pipelines tests/test_pipelines.py``."""
@@ -20,7 +20,7 @@ import pillow_nic
 pytestmark = pytest.mark.pipelines
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
+PAGE = (HERE.parent / "pillow_nic" / "PIPELINES.md").read_text(encoding="utf-8")
 RECIPES = {
     f"{title} {number}": code
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
