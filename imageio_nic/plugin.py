@@ -26,7 +26,7 @@ from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from PIL import Image, ImageOps
 
 from pillow_nic import container
-from pillow_nic.container import Header
+from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
 from pillow_nic.quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT
 
@@ -47,8 +47,8 @@ class NicPlugin(PluginV3):
                 raise InitializationError(f"the NIC plugin writes .nic files, not {request.extension}")
             return
         file = request.get_file()
-        head = file.read(len(container.SIGNATURE))
-        if head != container.SIGNATURE:
+        head = file.read(len(SIGNATURE))
+        if head != SIGNATURE:
             with suppress(OSError, AttributeError):  # so that the next plugin finds what this one found
                 file.seek(-len(head), 1)
             raise InitializationError("not a NIC file")

@@ -35,6 +35,7 @@ from PIL import Image, ImageFile
 
 from . import container
 from .errors import BitstreamError
+from .header import SIGNATURE
 from .metadata import Metadata
 from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT, parse_effort, parse_quality
 
@@ -52,7 +53,7 @@ class NicImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         self._start = self.fp.tell()
-        if self.fp.read(len(container.SIGNATURE)) != container.SIGNATURE:
+        if self.fp.read(len(SIGNATURE)) != SIGNATURE:
             raise SyntaxError("not a NIC file")
         self.fp.seek(self._start)
         header, chunks = container.read_info(self.fp)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
     from .codec import decode, encode
-    from .container import Header
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
+    from .header import Header
 
 __version__ = "0.1.0"
 

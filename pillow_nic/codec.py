@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import colour, container, weights
-from .container import Container, Header
+from .container import Container
 from .entropy import SymbolReader, SymbolWriter
 from .entropy_model import Coder, RateDistortionRounding, SymbolDecoder, SymbolEncoder, code_groups
 from .entropy_tables import MAX_SYMBOL
 from .errors import BitstreamError, UnsupportedModelError
+from .header import Header
 from .integer_net import DELTA_OCTAVE, RATE_POINT_BITS
 from .metadata import Metadata
 from .network import HYPER, PATCH

@@ -1,4 +1,4 @@
-"""Answers for the file layout: header, chunks and streams to bytes and back, limits, checksums (FORMAT.md).
+"""Answers for the file layout: chunks and streams to bytes and back, limits, checksums (FORMAT.md).
 
     signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 0: tile 0, tile 1, … | layer 1: … | …
 
@@ -8,20 +8,17 @@ that size is allocated, and every byte that is given back has passed its CRC-32.
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from zlib import crc32
 
+from .binary import Buffer, Readable, Reader, from_memory, reading, varint
 from .errors import BitstreamError, TruncatedError
+from .header import Header, dump_header, header_faults, take_header
 
-SIGNATURE = b"\x89NIC\r\n\x1a\n"
 MIME = "image/x-nic"
-VERSION = 1
-MODES = ("RGB", "RGBA", "L", "LA")
 
 # In the order in which they are written. ALPH is the only critical chunk and the last one, so that a reader
 # of metadata can stop before it.
@@ -30,79 +27,9 @@ ALPHA_TAG = "ALPH"
 DATA_TAG = "DATA"
 
 # FORMAT.md gives the reason for each limit.
-MAX_SIDE = 1 << 20
-MAX_PIXELS = 1 << 30
-MAX_GROUPS = 32
-MAX_TILES = 1 << 16
-TILE_LOG2_RANGE = (6, 16)
-MAX_MODEL_NAME = 32
 MAX_CHUNKS = 64
 MAX_CHUNK_BYTES = 1 << 25
 MAX_CHUNKS_BYTES = 1 << 26
-
-# No slash, no leading dot: readers look weights up by this name.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-# No more than this is asked of a file at once: CPython allocates what read() is asked for, not what is there.
-_BLOCK = 1 << 16
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
-
-class Readable(Protocol):
-    """The part of a binary file that readers of its first bytes need."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the first bytes of a file say.
-
-    ``layer_ends`` holds cumulative group counts: ``(2, 3, 7)`` is three layers of 2, 1 and 4 groups.
-    ``delta`` is the quantiser step's exponent in 1/8 octaves, ``width_index`` the encoder's network width.
-    """
-
-    mode: str
-    width: int
-    height: int
-    rate_point: int
-    delta: int
-    width_index: int
-    layer_ends: tuple[int, ...]
-    tile_log2: int
-    model: str
-    model_hash: bytes
-    layer_offsets: tuple[int, ...] = field(default=(), compare=False)
-    """The byte offset at which each layer ends, as far as whole layers were seen; not written anywhere."""
-
-    @property
-    def has_alpha(self) -> bool:
-        return self.mode in ("RGBA", "LA")
-
-    @property
-    def layers(self) -> int:
-        return len(self.layer_ends)
-
-    @property
-    def groups(self) -> int:
-        """The number of channel groups coded."""
-        return self.layer_ends[-1]
-
-    @property
-    def tile_size(self) -> int:
-        """The side of a tile in pixels; tiles of the last column and row may be smaller."""
-        return 1 << self.tile_log2
-
-    @property
-    def tile_grid(self) -> tuple[int, int]:
-        """Columns and rows of tiles."""
-        return -(-self.width >> self.tile_log2), -(-self.height >> self.tile_log2)
-
-    @property
-    def tiles(self) -> int:
-        columns, rows = self.tile_grid
-        return columns * rows
 
 
 @dataclass
@@ -122,7 +49,7 @@ def dump(container: Container) -> bytes:
     header, chunks, streams = container.header, container.chunks, container.streams
     for fault in _faults(container):
         raise ValueError(fault)
-    head = _dump_header(header)
+    head = dump_header(header)
     pieces = [head]
     for tag in (*METADATA_TAGS, ALPHA_TAG):
         if tag in chunks:
@@ -137,8 +64,8 @@ def parse_header(source: Buffer | Readable) -> Header:
 
     The source may end anywhere behind the header; a file object is read to its end. The CRCs of the streams
     are left to :func:`parse`."""
-    reader = _Reader(_reading(source))
-    header, _ = _take_header(reader)
+    reader = Reader(reading(source))
+    header, _ = take_header(reader)
     return replace(header, layer_offsets=tuple(_whole_layers(reader, header)[0]))
 
 
@@ -148,8 +75,8 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     ``layers=k`` reads the first k layers and does not look at what follows them; more than the header
     announces is a ``ValueError``. ``partial=True`` gives the whole layers of a cut file, at least one.
     """
-    reader = _Reader(_from_memory(data))
-    header, seed = _take_header(reader)
+    reader = Reader(from_memory(data))
+    header, seed = take_header(reader)
     wanted = header.layers if layers is None else layers
     if not 1 <= wanted <= header.layers:
         raise ValueError(f"layers must lie between 1 and {header.layers} for this file, not {layers}")
@@ -167,8 +94,8 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
 
 def read_info(source: Buffer | Readable) -> tuple[Header, dict[str, bytes]]:
     """Header and metadata chunks; of a file object nothing behind them is read, not even the alpha plane."""
-    reader = _Reader(_reading(source))
-    header, _ = _take_header(reader)
+    reader = Reader(reading(source))
+    header, _ = take_header(reader)
     return header, _take_chunks(reader, header, metadata_only=True)
 
 
@@ -178,9 +105,9 @@ def truncate(data: Buffer, layers: int) -> bytes:
     Chunks come along as they are, the streams are not decoded. ValueError for more layers than there are."""
     whole = parse(data, layers=layers)
     header, data = whole.header, memoryview(data).cast("B")
-    head = _dump_header(replace(header, layer_ends=header.layer_ends[:layers]))
-    reader = _Reader(_from_memory(data))
-    _take_header(reader)
+    head = dump_header(replace(header, layer_ends=header.layer_ends[:layers]))
+    reader = Reader(from_memory(data))
+    take_header(reader)
     start = reader.offset
     _take_chunks(reader, header)
     return b"".join([head, data[start : reader.offset], *_dump_streams(head, whole.streams)])
@@ -199,9 +126,9 @@ class LayerCounter:
         ``ends``: the byte offsets at which they end. BitstreamError for what cannot become a NIC file; the
         CRCs of the streams are left to :func:`parse`."""
         if len(data) >= self._needed:
-            reader = _Reader(_from_memory(data))
+            reader = Reader(from_memory(data))
             try:
-                header, _ = _take_header(reader)
+                header, _ = take_header(reader)
             except TruncatedError as error:
                 self._needed = error.needed
             else:
@@ -211,14 +138,14 @@ class LayerCounter:
 
 def verify(data: Buffer) -> None:
     """Checks structure and every CRC of the file; decodes nothing."""
-    reader = _Reader(_from_memory(data))
-    header, seed = _take_header(reader)
+    reader = Reader(from_memory(data))
+    header, seed = take_header(reader)
     _take_chunks(reader, header)
     for layer in range(header.layers):
         _take_layer(reader, header, layer, seed)
 
 
-def _whole_layers(reader: _Reader, header: Header) -> tuple[list[int], int]:
+def _whole_layers(reader: Reader, header: Header) -> tuple[list[int], int]:
     """From behind the header: where each whole layer ends, and how many bytes are needed to see more."""
     ends: list[int] = []
     try:
@@ -234,39 +161,10 @@ def _whole_layers(reader: _Reader, header: Header) -> tuple[list[int], int]:
 # ----------------------------------------------------------------------------------------- rules and limits
 
 
-def _header_faults(header: Header) -> Iterator[str]:
-    """What is wrong with a header, most basic first; the limits are here for writer and reader alike."""
-    if header.mode not in MODES:
-        yield f"unknown mode {header.mode!r}"
-    if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
-        yield f"size {header.width}x{header.height} is out of range: each side 1 to {MAX_SIDE} pixels"
-    if header.width * header.height > MAX_PIXELS:
-        yield f"size {header.width}x{header.height} is more than {MAX_PIXELS} pixels"
-    if not 0 <= header.rate_point < 1 << 16:
-        yield f"rate point {header.rate_point} is not 0 to 65535"
-    if not -128 <= header.delta < 128:
-        yield f"delta {header.delta} is not -128 to 127"
-    if not 0 <= header.width_index < 256:
-        yield f"width index {header.width_index} is not 0 to 255"
-    ends = header.layer_ends
-    if not ends or any(b <= a for a, b in zip((0, *ends), ends, strict=False)):
-        yield f"layer ends {ends} do not rise from at least 1"
-    if header.groups > MAX_GROUPS:
-        yield f"{header.groups} channel groups are more than {MAX_GROUPS}"
-    if not TILE_LOG2_RANGE[0] <= header.tile_log2 <= TILE_LOG2_RANGE[1]:
-        yield f"tile size 2**{header.tile_log2} is not 2**{TILE_LOG2_RANGE[0]} to 2**{TILE_LOG2_RANGE[1]}"
-    if header.tiles > MAX_TILES:
-        yield f"{header.tiles} tiles are more than {MAX_TILES}"
-    if len(header.model) > MAX_MODEL_NAME or not _MODEL_NAME.fullmatch(header.model):
-        yield f"model name {header.model!r} is not 1 to {MAX_MODEL_NAME} letters, digits, '.', '_' or '-'"
-    if len(header.model_hash) != 4:
-        yield f"model hash has {len(header.model_hash)} bytes, not 4"
-
-
 def _faults(container: Container) -> Iterator[str]:
     """What is wrong with a container that is to be written."""
     header, chunks, streams = container.header, container.chunks, container.streams
-    yield from _header_faults(header)
+    yield from header_faults(header)
     for tag in chunks:
         if tag not in METADATA_TAGS and tag != ALPHA_TAG:
             yield f"unknown chunk {tag!r}"
@@ -319,40 +217,11 @@ def _seed(head: bytes) -> int:
 # -------------------------------------------------------------------------------------------------- writing
 
 
-def _varint(value: int) -> bytes:
-    """Unsigned LEB128: seven bits a byte, lowest first, the top bit set on all but the last."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _dump_header(header: Header) -> bytes:
-    """Signature to CRC."""
-    layer_mask = sum(1 << (end - 1) for end in header.layer_ends)
-    body = b"".join(
-        (
-            SIGNATURE,
-            struct.pack("<BB", VERSION, MODES.index(header.mode)),
-            _varint(header.width),
-            _varint(header.height),
-            struct.pack("<HbB", header.rate_point, header.delta, header.width_index),
-            _varint(layer_mask),
-            struct.pack("<BB", header.tile_log2, len(header.model)),
-            header.model.encode("ascii"),
-            header.model_hash,
-        )
-    )
-    return body + struct.pack("<I", crc32(body))
-
-
 def _dump_streams(head: bytes, streams: list[list[bytes]]) -> Iterator[bytes]:
     seed = _seed(head)
     for layer, row in enumerate(streams):
         for tile, payload in enumerate(row):
-            yield _varint(len(payload))
+            yield varint(len(payload))
             yield struct.pack("<I", _stream_crc(seed, layer, tile, payload))
             yield payload
 
@@ -360,118 +229,7 @@ def _dump_streams(head: bytes, streams: list[list[bytes]]) -> Iterator[bytes]:
 # -------------------------------------------------------------------------------------------------- reading
 
 
-class _Reader:
-    """Takes exact numbers of bytes and knows the offset, for the messages."""
-
-    def __init__(self, read: Callable[[int], bytes | memoryview]) -> None:
-        self._read = read
-        self.offset = 0
-
-    def take(self, size: int, what: str) -> bytes | memoryview:
-        data = self._read(size)
-        if len(data) < size:
-            raise TruncatedError(
-                f"{what}: the file ends at byte {self.offset + len(data)}, "
-                f"{size - len(data)} bytes are missing from {size} at byte {self.offset}",
-                needed=self.offset + size,
-            )
-        self.offset += size
-        return data
-
-    def u32(self, what: str) -> int:
-        return int.from_bytes(self.take(4, what), "little")
-
-    def varint(self, what: str) -> tuple[int, bytes]:
-        """A number below 2**32 in the fewest bytes, and those bytes."""
-        start, raw = self.offset, bytearray()
-        while not raw or (raw[-1] & 0x80 and len(raw) < 5):
-            raw += self.take(1, what)
-        value = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(raw))
-        if raw[-1] & 0x80 or value >= 1 << 32 or (len(raw) > 1 and raw[-1] == 0):
-            raise BitstreamError(f"{what}: malformed number at byte {start}")
-        return value, bytes(raw)
-
-
-def _from_memory(data: Buffer) -> Callable[[int], memoryview]:
-    """A ``read`` that gives slices, not copies."""
-    view = memoryview(data).cast("B")
-    position = 0
-
-    def read(size: int) -> memoryview:
-        nonlocal position
-        piece = view[position : position + size]
-        position += len(piece)
-        return piece
-
-    return read
-
-
-def _reading(source: Buffer | Readable) -> Callable[[int], bytes | memoryview]:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_memory(source)
-    return _in_blocks(source.read)
-
-
-def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """A ``read`` that gives all it is asked for unless the file ends, growing block by block."""
-
-    def read_all(size: int) -> bytes:
-        out = bytearray()
-        while len(out) < size and (piece := read(min(size - len(out), _BLOCK))):
-            out += piece
-        return bytes(out)
-
-    return read_all
-
-
-def _take_header(reader: _Reader) -> tuple[Header, int]:
-    """The header and its CRC, the seed of the streams' CRCs."""
-    raw = bytearray()
-
-    def take(size: int) -> bytes:
-        piece = bytes(reader.take(size, "header"))
-        raw.extend(piece)
-        return piece
-
-    def number() -> int:
-        value, piece = reader.varint("header")
-        raw.extend(piece)
-        return value
-
-    # Byte by byte, so that a short file that is something else is told from a short file of ours.
-    for i in range(len(SIGNATURE)):
-        if take(1) != SIGNATURE[i : i + 1]:
-            raise BitstreamError(f"not a NIC file: the signature differs at byte {i}")
-    version, mode = take(2)
-    if version != VERSION:
-        raise BitstreamError(f"header: format version {version} at byte 8, this reader knows {VERSION}")
-    width, height = number(), number()
-    rate_point, delta, width_index = struct.unpack("<HbB", take(4))
-    layer_mask = number()
-    tile_log2, name_length = take(2)
-    name, model_hash = take(name_length), take(4)
-    # The CRC before the limits: damage is then reported as damage and not as a strange size.
-    crc = reader.u32("header")
-    if crc != crc32(raw):
-        raise BitstreamError(f"header: CRC mismatch over bytes 0 to {len(raw)}")
-    header = Header(
-        mode=MODES[mode] if mode < len(MODES) else str(mode),
-        width=width,
-        height=height,
-        rate_point=rate_point,
-        delta=delta,
-        width_index=width_index,
-        layer_ends=tuple(g + 1 for g in range(layer_mask.bit_length()) if layer_mask >> g & 1),
-        tile_log2=tile_log2,
-        model=name.decode("ascii", "replace"),
-        model_hash=model_hash,
-    )
-    for fault in _header_faults(header):
-        raise BitstreamError(f"header, bytes 0 to {len(raw)}: {fault}")
-    return header, crc
-
-
-def _take_chunks(reader: _Reader, header: Header, *, metadata_only: bool = False) -> dict[str, bytes]:
+def _take_chunks(reader: Reader, header: Header, *, metadata_only: bool = False) -> dict[str, bytes]:
     """The known chunks, up to and with the DATA tag, or only up to the tag that ends the metadata."""
     chunks: dict[str, bytes] = {}
     count, room = 0, MAX_CHUNKS_BYTES
@@ -499,14 +257,14 @@ def _take_chunks(reader: _Reader, header: Header, *, metadata_only: bool = False
     return chunks
 
 
-def _take_tag(reader: _Reader) -> str:
+def _take_tag(reader: Reader) -> str:
     raw = bytes(reader.take(4, "chunk tag"))
     if not raw.isalpha():
         raise BitstreamError(f"chunk tag at byte {reader.offset - 4}: {raw!r} is not four letters")
     return raw.decode("ascii")
 
 
-def _take_chunk(reader: _Reader, tag: str, limit: int) -> bytes | memoryview:
+def _take_chunk(reader: Reader, tag: str, limit: int) -> bytes | memoryview:
     """What follows a tag: length, payload, CRC."""
     place = f"chunk {tag} at byte {reader.offset - 4}"
     length = reader.u32(place)
@@ -519,7 +277,7 @@ def _take_chunk(reader: _Reader, tag: str, limit: int) -> bytes | memoryview:
 
 
 def _take_layer(
-    reader: _Reader, header: Header, layer: int, seed: int | None = None
+    reader: Reader, header: Header, layer: int, seed: int | None = None
 ) -> list[bytes | memoryview]:
     """The streams of one layer, tile by tile; their CRCs are checked if the header's is given."""
     streams = []

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import codec, container, weights
+from .header import Header
 
 COLUMN = 240  # pixels
 GAP, LINE = 8, 16
@@ -52,7 +53,7 @@ def plot(data: bytes) -> Image.Image:
 
 
 def _paint(
-    values: np.ndarray, colours: tuple[str, str, str], header: container.Header, shape: tuple[int, int]
+    values: np.ndarray, colours: tuple[str, str, str], header: Header, shape: tuple[int, int]
 ) -> Image.Image:
     """A map of latent positions, 0…1, in the colours of 0, ½ and 1, cut to the picture."""
     grey = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))

@@ -15,8 +15,9 @@ from tiny_model import random_network
 
 from pillow_nic import codec, container, weights
 from pillow_nic.codec import decode, encode
-from pillow_nic.container import Container, Header
+from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
+from pillow_nic.header import Header
 from pillow_nic.metadata import Metadata
 from pillow_nic.network import Network
 

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillow_nic import container as nic
+from pillow_nic.binary import Reader, varint
 from pillow_nic.container import (
     Container,
-    Header,
     LayerCounter,
     dump,
     parse,
@@ -30,6 +30,7 @@ from pillow_nic.container import (
     verify,
 )
 from pillow_nic.errors import BitstreamError, NicError, TruncatedError
+from pillow_nic.header import MAX_PIXELS, MODES, SIGNATURE, Header, dump_header
 
 # 1x1 RGB, one layer of one group, an empty stream: nothing can be smaller but for the model's name.
 SMALLEST = bytes.fromhex(
@@ -84,7 +85,7 @@ def head(
 ) -> bytes:
     """A header by its bytes, so that it can say what ``dump`` refuses to."""
     return seal(
-        nic.SIGNATURE
+        SIGNATURE
         + bytes([version, mode])
         + size
         + bytes(4)
@@ -165,9 +166,9 @@ def headers(draw: st.DrawFn) -> Header:
     side = st.integers(1, 3 << tile_log2)
     ends = draw(st.sets(st.integers(1, 32), min_size=1, max_size=8))
     return Header(
-        mode=draw(st.sampled_from(nic.MODES)),
+        mode=draw(st.sampled_from(MODES)),
         width=draw(side),
-        height=min(draw(side), nic.MAX_PIXELS // (3 << tile_log2)),
+        height=min(draw(side), MAX_PIXELS // (3 << tile_log2)),
         rate_point=draw(st.integers(0, 65535)),
         delta=draw(st.integers(-128, 127)),
         width_index=draw(st.integers(0, 255)),
@@ -207,16 +208,16 @@ def test_round_trip(container: Container) -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, (1 << 32) - 1))
 def test_numbers(value: int) -> None:
-    raw = nic._varint(value)
+    raw = varint(value)
     assert len(raw) == max(1, -(-value.bit_length() // 7))
-    assert nic._Reader(io.BytesIO(raw + b"tail").read).varint("it") == (value, raw)
+    assert Reader(io.BytesIO(raw + b"tail").read).varint("it") == (value, raw)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_behind_a_header(tail: bytes) -> None:
     """Nothing but a NicError comes out of arbitrary bytes."""
-    for data in (tail, nic.SIGNATURE + tail, head() + tail, head(mode=1) + tail, head() + b"DATA" + tail):
+    for data in (tail, SIGNATURE + tail, head() + tail, head(mode=1) + tail, head() + b"DATA" + tail):
         for call in (
             parse,
             verify,
@@ -397,7 +398,7 @@ def test_a_short_header(length: int) -> None:
 
 def test_a_newer_version_is_named_before_anything_else() -> None:
     with pytest.raises(BitstreamError, match="format version 2"):
-        parse(nic.SIGNATURE + b"\x02\xff")
+        parse(SIGNATURE + b"\x02\xff")
 
 
 HOSTILE_HEADERS = {
@@ -435,12 +436,12 @@ def test_hostile_headers(data: bytes, fault: str) -> None:
 def test_the_largest_sizes_are_allowed() -> None:
     for width, height, tile_log2 in ((1 << 20, 1 << 10, 7), (1 << 15, 1 << 15, 7), (1 << 20, 1, 6)):
         header = replace(SMALL.header, width=width, height=height, tile_log2=tile_log2)
-        assert parse_header(nic._dump_header(header)) == header
+        assert parse_header(dump_header(header)) == header
 
 
 def test_groups() -> None:
     header = replace(SMALL.header, layer_ends=tuple(range(1, 33)))
-    assert parse_header(nic._dump_header(header)) == header
+    assert parse_header(dump_header(header)) == header
 
 
 # --------------------------------------------------------------------------------------------------- chunks
@@ -576,10 +577,10 @@ class Watched(io.BytesIO):
 
 
 def varint_stream_length(length: int) -> bytes:
-    return head() + b"DATA" + nic._varint(length) + bytes(8)
+    return head() + b"DATA" + varint(length) + bytes(8)
 
 
-HUGE = seal(nic.SIGNATURE + b"\1\1\x80\x80\x02\x80\x80\x02" + bytes(4) + b"\xff\xff\xff\xff\x0f\x10\1mhash")
+HUGE = seal(SIGNATURE + b"\1\1\x80\x80\x02\x80\x80\x02" + bytes(4) + b"\xff\xff\xff\xff\x0f\x10\1mhash")
 HOSTILE_LENGTHS = {
     "a chunk over the limit": with_chunks(b"text" + struct.pack("<I", (1 << 25) + 1)),
     "a chunk of 4 GB": with_chunks(b"next" + b"\xff" * 4),

@@ -14,7 +14,8 @@ import pytest
 import pillow_nic
 from pillow_nic import hook
 from pillow_nic.__main__ import main
-from pillow_nic.container import Container, Header, dump
+from pillow_nic.container import Container, dump
+from pillow_nic.header import Header
 
 # Where the modules of this process come from: `.pth` files there are not run, as in no folder of PYTHONPATH.
 HERE = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), *filter(None, sys.path)))

@@ -12,6 +12,7 @@ from PIL import Image
 
 import pillow_nic
 from pillow_nic import container
+from pillow_nic.header import Header
 
 HEAVY = ("torch", "numpy", "constriction", "safetensors", "imageio", "tqdm")
 
@@ -49,7 +50,7 @@ def test_nothing_heavy_is_loaded_to_open_a_file(tmp_path: Path) -> None:
 
 def test_imageio_nic_loads_what_imageio_and_pillow_do_and_nothing_more(tmp_path: Path) -> None:
     path = tmp_path / "x.nic"
-    header = container.Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "none", bytes(4))
+    header = Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "none", bytes(4))
     path.write_bytes(container.dump(container.Container(header, {}, [[b""]])))
     code = (
         "import sys, imageio.v3 as iio, PIL.Image; before = {*sys.modules}; import imageio_nic; "

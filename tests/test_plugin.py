@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 import pillow_nic
 from pillow_nic import codec, container
+from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.NicImagePlugin import NicImageFile
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
@@ -67,8 +68,8 @@ def test_round_trip_through_files(tmp_path: Path) -> None:
 
 
 def test_the_accepted_signature_is_the_containers() -> None:
-    assert pillow_nic._accept(container.SIGNATURE + b"\x01\x00")
-    assert not pillow_nic._accept(container.SIGNATURE[:-1])
+    assert pillow_nic._accept(SIGNATURE + b"\x01\x00")
+    assert not pillow_nic._accept(SIGNATURE[:-1])
     assert pillow_nic._accept(saved(photo())[:16])
 
 
@@ -302,7 +303,7 @@ def test_every_flipped_bit_is_found(tiny: bytes) -> None:
     for bit in range(8 * len(tiny)):
         damaged = bytearray(tiny)
         damaged[bit // 8] ^= 1 << bit % 8
-        foreign = bit < 8 * len(container.SIGNATURE)
+        foreign = bit < 8 * len(SIGNATURE)
         error = UnidentifiedImageError if foreign else pillow_nic.BitstreamError
         with pytest.raises(error):
             Image.open(io.BytesIO(damaged)).verify()
@@ -312,7 +313,7 @@ def test_every_flipped_bit_is_found(tiny: bytes) -> None:
 
 def test_every_cut_is_found(tiny: bytes) -> None:
     for length in range(len(tiny)):
-        error = UnidentifiedImageError if length < len(container.SIGNATURE) else pillow_nic.TruncatedError
+        error = UnidentifiedImageError if length < len(SIGNATURE) else pillow_nic.TruncatedError
         with pytest.raises(error):
             Image.open(io.BytesIO(tiny[:length])).load()
         with pytest.raises(error):
@@ -337,7 +338,7 @@ def test_decompression_bombs(tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> No
 def test_unknown_model(layered: bytes) -> None:
     file = container.parse(layered)
     for change in ({"model": "nic-9"}, {"model_hash": bytes(4)}):
-        header = container.Header(**{**vars(file.header), **change})
+        header = Header(**{**vars(file.header), **change})
         data = container.dump(container.Container(header, file.chunks, file.streams))
         im = opened(data)
         with pytest.raises(pillow_nic.UnsupportedModelError, match=r"nic-[19]"):

@@ -1,0 +1,94 @@
+"""Answers for bytes and numbers: exactly so many bytes, from memory or a file, or a TruncatedError. Standard
+library only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from .errors import BitstreamError, TruncatedError
+
+# No more than this is asked of a file at once: CPython allocates what read() is asked for, not what is there.
+_BLOCK = 1 << 16
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class Readable(Protocol):
+    """The part of a binary file that readers of its first bytes need."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Reader:
+    """Takes exact numbers of bytes and knows the offset, for the messages."""
+
+    def __init__(self, read: Callable[[int], bytes | memoryview]) -> None:
+        self._read = read
+        self.offset = 0
+
+    def take(self, size: int, what: str) -> bytes | memoryview:
+        data = self._read(size)
+        if len(data) < size:
+            raise TruncatedError(
+                f"{what}: the file ends at byte {self.offset + len(data)}, "
+                f"{size - len(data)} bytes are missing from {size} at byte {self.offset}",
+                needed=self.offset + size,
+            )
+        self.offset += size
+        return data
+
+    def u32(self, what: str) -> int:
+        return int.from_bytes(self.take(4, what), "little")
+
+    def varint(self, what: str) -> tuple[int, bytes]:
+        """A number below 2**32 in the fewest bytes, and those bytes."""
+        start, raw = self.offset, bytearray()
+        while not raw or (raw[-1] & 0x80 and len(raw) < 5):
+            raw += self.take(1, what)
+        value = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(raw))
+        if raw[-1] & 0x80 or value >= 1 << 32 or (len(raw) > 1 and raw[-1] == 0):
+            raise BitstreamError(f"{what}: malformed number at byte {start}")
+        return value, bytes(raw)
+
+
+def from_memory(data: Buffer) -> Callable[[int], memoryview]:
+    """A ``read`` that gives slices, not copies."""
+    view = memoryview(data).cast("B")
+    position = 0
+
+    def read(size: int) -> memoryview:
+        nonlocal position
+        piece = view[position : position + size]
+        position += len(piece)
+        return piece
+
+    return read
+
+
+def reading(source: Buffer | Readable) -> Callable[[int], bytes | memoryview]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return from_memory(source)
+    return _in_blocks(source.read)
+
+
+def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """A ``read`` that gives all it is asked for unless the file ends, growing block by block."""
+
+    def read_all(size: int) -> bytes:
+        out = bytearray()
+        while len(out) < size and (piece := read(min(size - len(out), _BLOCK))):
+            out += piece
+        return bytes(out)
+
+    return read_all
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128: seven bits a byte, lowest first, the top bit set on all but the last."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
