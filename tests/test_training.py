@@ -212,6 +212,23 @@ def test_widths_prefixes_and_steps(parts: SimpleNamespace, width: int) -> None:
     torch.testing.assert_close(full.x_hat * 255, (full.x_hat * 255).round(), atol=1e-3, rtol=0)
 
 
+def test_structural_distortion(parts: SimpleNamespace) -> None:
+    x = torch.from_numpy(picture(192, 192, 6)).permute(2, 0, 1)[None].float() / 255
+    shifted, blurred = x + 0.04, torch.nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
+
+    def distortion(x_hat: torch.Tensor) -> tuple[float, float]:
+        mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
+        zero = torch.zeros(1)
+        result = parts.loss.Result(zero, zero, mse, x_hat)
+        return parts.loss.structural_distortion(x, result).item(), mse.item()
+
+    assert distortion(x)[0] == pytest.approx(0, abs=1e-3)
+    # A shift of all colours is an error that MS-SSIM hardly sees, and a blur one that it sees well.
+    (shift, shift_mse), (blur, blur_mse) = distortion(shifted), distortion(blurred)
+    assert shift == pytest.approx(parts.loss.MSE_SHARE * shift_mse, rel=0.3)
+    assert blur / blur_mse > 3 * shift / shift_mse
+
+
 # ------------------------------------------------------------------------------------------------------ train
 
 
@@ -318,6 +335,20 @@ def test_discount_of_the_hyper_latent_ends(parts: SimpleNamespace, data: Path, t
         states = parts.train.train(replace(chosen, steps=2), SMALL).state_dict()
         losses.append(states["network.h_a.conv4.weight"])
     assert not torch.equal(*losses)
+
+
+def test_training_for_ms_ssim(
+    parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = {"crop": 176, "last_crop": 176, "steps": 2, "batch": 1}
+    config = settings(parts, data, tmp_path, tune="ms-ssim", valid=str(data), valid_pictures=1, **sides)
+    parts.train.train(config, SMALL)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(rows) == 7
+    assert all(0 < row["ms_ssim"] < 1 for row in rows)
+    assert rows[-1]["ms_ssim"] > rows[0]["ms_ssim"]
+    with pytest.raises(SystemExit):
+        parts.train.main(["--data", str(data), "--tune", "ssim"])
 
 
 def test_every_kind_of_mixed_step(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:

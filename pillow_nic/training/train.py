@@ -2,9 +2,9 @@
 
     python -m pillow_nic.training --data TARS_OR_FOLDERS… --valid FOLDER --out runs/nic-1 --minutes 60
 
-and go on from shipped weights or a checkpoint with ``--resume FILE``. Time or steps set the schedule:
-warm-up, then a cosine to 1 % of the peak; the moving average of the weights is what is validated, saved for
-export and shipped."""
+and go on from shipped weights or a checkpoint with ``--resume FILE``, for MS-SSIM with ``--tune ms-ssim``.
+Time or steps set the schedule: warm-up, then a cosine to 1 % of the peak; the moving average of the weights
+is what is validated, saved for export and shipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..network import NetworkConfig
 from .data import SUFFIXES, Pictures, decode_picture, klt
-from .loss import TrainingModel, forward
+from .loss import TrainingModel, forward, similarity, structural_distortion
 
 
 @dataclass
@@ -35,6 +35,7 @@ class TrainConfig:
     valid: str | None = None
     out: str = "runs/nic-1"
     resume: str | None = None
+    tune: str = "psnr"
     minutes: float = 60.0
     steps: int | None = None
     batch: int = 8
@@ -134,28 +135,28 @@ def hyper_discount(config: TrainConfig, part: float) -> float:
 
 @torch.no_grad()
 def validate(
-    model: TrainingModel, pictures: list[Tensor], positions: list[float], bf16: bool, width: int = -1
+    model: TrainingModel,
+    pictures: list[Tensor],
+    positions: list[float],
+    bf16: bool,
+    width: int = -1,
+    tune: str = "psnr",
 ) -> list[dict[str, float]]:
-    """Mean bits per pixel (estimated, hyper-latent included) and PSNR over pictures at each rate point,
-    truly rounded."""
+    """Mean bits per pixel (estimated, hyper-latent included), PSNR and, for that ``tune``, MS-SSIM over
+    pictures at each rate point, truly rounded."""
     model.eval()
     rows = []
     for position in positions:
-        bpp, hyper, psnr = [], [], []
+        values: dict[str, list[float]] = {"bpp": [], "hyper": [], "psnr": []}
         for x in pictures:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
                 result = forward(model, x, torch.tensor([position], device=x.device), width=width, hard=True)
-            bpp.append(result.bpp.item())
-            hyper.append(result.hyper_bpp.item())
-            psnr.append(10 * math.log10(255**2 / result.mse.item()))
-        rows.append(
-            {
-                "position": position,
-                "bpp": float(np.mean(bpp)),
-                "hyper": float(np.mean(hyper)),
-                "psnr": float(np.mean(psnr)),
-            }
-        )
+            values["bpp"].append(result.bpp.item())
+            values["hyper"].append(result.hyper_bpp.item())
+            values["psnr"].append(10 * math.log10(255**2 / result.mse.item()))
+            if tune == "ms-ssim":
+                values.setdefault("ms_ssim", []).append(similarity(x, result.x_hat).item())
+        rows.append({"position": position} | {key: float(np.mean(v)) for key, v in values.items()})
     model.train()
     return rows
 
@@ -244,7 +245,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         lmbda = model.network.config.lmbda(position.clamp_max(points * kept / groups))
         weight = (lmbda / 0.01) ** -config.lmbda_weight
         hyper_bits = hyper_discount(config, part) * result.hyper_bpp
-        loss = (weight * (result.bpp - hyper_bits + lmbda * result.mse)).mean()
+        distortion = result.mse if config.tune == "psnr" else structural_distortion(x, result)
+        loss = (weight * (result.bpp - hyper_bits + lmbda * distortion)).mean()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -282,7 +284,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     save_checkpoint(out / "checkpoint.safetensors", model, ema, config, done_by_now())
     model.load_state_dict(ema)
     if valid:
-        for row in validate(model, valid, [points * q / 8 for q in (0, 2, 3, 4, 5, 6, 8)], config.bf16):
+        positions = [points * q / 8 for q in (0, 2, 3, 4, 5, 6, 8)]
+        for row in validate(model, valid, positions, config.bf16, tune=config.tune):
             print(json.dumps(row), flush=True)
     return model
 
@@ -301,8 +304,9 @@ def main(arguments: list[str] | None = None) -> None:
         elif isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value)
         else:
+            choices = {"tune": ("psnr", "ms-ssim"), "optimizer": ("adam", "muon", "soap")}.get(name)
             kind = {"steps": int}.get(name, str if value is None else type(value))
-            parser.add_argument(flag, type=kind, default=value)
+            parser.add_argument(flag, type=kind, default=value, choices=choices)
     parser.add_argument(
         "--network", default="{}", help="JSON of NetworkConfig fields that differ from the defaults"
     )
