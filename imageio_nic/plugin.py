@@ -198,8 +198,7 @@ class NicPlugin(PluginV3):
     def _tape_to(self, layers: int) -> _Tape:
         """The tape, read as far as so many layers reach, or to the file's end."""
         tape = self._readable()
-        while tape.counter.update(tape.data) < layers and tape.grow():
-            pass
+        tape.counter.read(tape.file, tape.data, layers)
         return tape
 
     def _readable(self) -> _Tape:
@@ -211,25 +210,17 @@ class NicPlugin(PluginV3):
 class _Tape:
     """A file's bytes from where it stood, kept as they are read, because not every file can go back."""
 
-    block = 1 << 14
-
     def __init__(self, file: IO[bytes], head: bytes) -> None:
         self.data = bytearray(head)
         self.counter = container.LayerCounter()
         self.position = 0
-        self._file = file
-
-    def grow(self) -> bool:
-        """Read on; False at the end."""
-        block = self._file.read(self.block)
-        self.data += block
-        return bool(block)
+        self.file = file
 
     def read(self, size: int, /) -> bytes:
         """What ``container.read_info`` asks for, from the position on."""
         end = self.position + size
-        while len(self.data) < end and self.grow():
-            pass
+        while len(self.data) < end and (block := self.file.read(end - len(self.data))):
+            self.data += block
         piece = bytes(self.data[self.position : end])
         self.position += len(piece)
         return piece

@@ -39,9 +39,6 @@ from .header import SIGNATURE
 from .metadata import Metadata
 from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT, parse_effort, parse_quality
 
-# Bytes that are read at a time.
-_BLOCK = 1 << 16
-
 
 class NicImageFile(ImageFile.ImageFile):
     format = "NIC"
@@ -131,10 +128,8 @@ class NicImageFile(ImageFile.ImageFile):
         """The file as far as the wanted layers reach, or to its end."""
         assert self.fp is not None
         self.fp.seek(self._start)
-        data, counter = bytearray(), container.LayerCounter()
-        wanted = self._layers or self._all_layers
-        while counter.update(data) < wanted and (block := self.fp.read(_BLOCK)):
-            data += block
+        data = bytearray()
+        container.LayerCounter().read(self.fp, data, self._layers or self._all_layers)
         return bytes(data)
 
     def verify(self) -> None:

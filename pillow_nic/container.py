@@ -26,6 +26,9 @@ METADATA_TAGS = ("iccp", "exif", "xmpp", "phys", "text")
 ALPHA_TAG = "ALPH"
 DATA_TAG = "DATA"
 
+# How much is read at once when the end of a layer is looked for, and so at most in vain.
+LAYER_BLOCK = 1 << 14
+
 # FORMAT.md gives the reason for each limit.
 MAX_CHUNKS = 64
 MAX_CHUNK_BYTES = 1 << 25
@@ -134,6 +137,11 @@ class LayerCounter:
             else:
                 self.ends, self._needed = _whole_layers(reader, header)
         return len(self.ends)
+
+    def read(self, file: Readable, data: bytearray, layers: int) -> None:
+        """Reads on at the end of ``data`` until it holds so many whole layers, or to the end of the file."""
+        while self.update(data) < layers and (block := file.read(LAYER_BLOCK)):
+            data += block
 
 
 def verify(data: Buffer) -> None:

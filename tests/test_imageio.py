@@ -201,7 +201,7 @@ def test_a_file_object_is_read_from_where_it_stands(data: bytes, pixels: np.ndar
 def test_a_pipe_is_read_no_further_than_the_layers_need(
     pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageio_nic.plugin._Tape.block", 256)
+    monkeypatch.setattr("pillow_nic.container.LAYER_BLOCK", 256)
     data = pillow_nic.encode(photo(), quality=0.7, layers=3)
     ends = pillow_nic.read_header(data).layer_offsets
     pipe = Pipe(data)

@@ -210,7 +210,7 @@ def test_only_the_bytes_of_the_wanted_layers_are_needed(layered: bytes) -> None:
 def test_no_more_is_read_than_the_wanted_layers_need(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(photo(), quality=1.0)
     ends = pillow_nic.read_header(data).layer_offsets
-    monkeypatch.setattr("pillow_nic.NicImagePlugin._BLOCK", 1000)
+    monkeypatch.setattr("pillow_nic.container.LAYER_BLOCK", 1000)
     for layers in (1, 4):
         file = io.BytesIO(data)
         im = Image.open(file)
