@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from . import __version__, container
+from . import __version__, benchmark, container
 from .jobs import FILE_ERRORS, Done, Output, complain, find_jobs, find_sources, work
 from .metadata import Metadata
 from .NicImagePlugin import NicImageFile, encode_image
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nic", description="Pictures to .nic files and back.")
     parser.add_argument("--version", action="version", version=f"nic {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="encode | decode | info | truncate")
+    commands = parser.add_subparsers(required=True, metavar="encode | decode | info | truncate | bench")
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or quoted globs")
@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", metavar="PNG", help="paint one file's layers: pictures, bits, latent channels"
     )
     info.set_defaults(run=_info, usage_error=info.error)
+
+    bench = commands.add_parser("bench", help="rate, distortion and speed, beside other codecs")
+    benchmark.add_arguments(bench)
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -235,6 +239,14 @@ def _describe(data: bytes) -> Iterable[str]:
         yield f"chunk {tag} {len(payload)} bytes"
     if dpi := Metadata.from_chunks(file.chunks).dpi:
         yield f"dpi       {dpi[0]:g} x {dpi[1]:g}"
+
+
+def _bench(args: argparse.Namespace) -> int:
+    try:
+        return benchmark.run(args)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"nic bench: {error}", file=sys.stderr)
+        return 2
 
 
 def _metadata_options(im: Image.Image, format_name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What layers and widths cost, on a folder of pictures.
 
-    python -m pillow_nic.scalability kodak/ --layers
-    python -m pillow_nic.scalability kodak/ --widths
+    nic bench kodak/ --layers
+    nic bench kodak/ --widths
 
 --layers: bytes and PSNR after each layer, and how many more bytes that is than a file without layers of the
 same PSNR. --widths: for each width its multiply–adds, its time and its BD-rate against the full width. Needs
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,29 +21,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import codec, weights
-from .benchmark import (
-    QUALITIES,
-    SPEED_SIDES,
-    Curve,
-    Setting,
-    bd_rate,
-    curves,
-    means,
-    measure,
-    picture_files,
-    progress,
-    psnr,
-    read,
-    speed,
-    table,
-)
+from .benchmark import SPEED_SIDES
 from .container import parse_header
 from .entropy_model import SymbolDecoder, code_groups
+from .measuring import QUALITIES, Nic, curve, means, measure, progress, read, speed, table
+from .metrics import Curve, bd_rate, psnr
 from .network import Network
-from .quality import DEFAULT_QUALITY, TOP_RATE_POINT, parse_quality
+from .quality import DEFAULT_QUALITY, TOP_RATE_POINT
 
 LAYER_QUALITIES = (0.2, 0.5, 0.8)
 COST_SIDE = 128  # pixels
+RUNS = 7  # to time a width
 
 # -------------------------------------------------------------------------------------------------- layers
 
@@ -144,35 +131,15 @@ def _macs(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 2 / COST_SIDE**2
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ----------------------------------------------------------------------------------- actions of `nic bench`
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 if all went well, 1 if a layer does not sharpen, 2 for wrong usage and what is not there."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pillow_nic.scalability",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of pictures, or one picture")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--layers", action="store_true")
-    what.add_argument("--widths", action="store_true")
-    parser.add_argument("--qualities", nargs="+", type=lambda text: parse_quality(float(text)), metavar="Q")
-    parser.add_argument("--speed", type=int, default=7, metavar="N", help="runs to time (default: 7)")
-    parser.add_argument("--device", help="cpu, cuda, mps …")
-    args = parser.parse_args(argv)
-    try:
-        pictures = picture_files(args.folder)
-        return _layers(args, pictures) if args.layers else _widths(args, pictures)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _layers(args: argparse.Namespace, pictures: list[Path]) -> int:
+def layers(args: argparse.Namespace, pictures: list[Path]) -> int:
+    """Bytes and PSNR after each layer. 1 if a layer does not sharpen."""
     qualities = args.qualities or LAYER_QUALITIES
-    print(f"{Setting(args.device)}\n{len(pictures)} pictures of {args.folder.name}; means over the pictures")
+    print(
+        f"{Nic(device=args.device)}\n{len(pictures)} pictures of {args.folder.name}; means over the pictures"
+    )
     print("share: of the whole file's bytes; excess: bytes against a file without layers of the same PSNR\n")
     found = [p for path in progress(pictures, "picture") for p in prefixes(path, qualities, args.device)]
     rows = []
@@ -189,27 +156,30 @@ def _layers(args: argparse.Namespace, pictures: list[Path]) -> int:
     return int(bool(faults))
 
 
-def _widths(args: argparse.Namespace, pictures: list[Path]) -> int:
+def widths(args: argparse.Namespace, pictures: list[Path]) -> int:
+    """Multiply–adds, time and BD-rate of each width."""
     model = weights.load(device=weights.pick_device(args.device))
     qualities = args.qualities or QUALITIES
-    print(
-        f"{Setting(args.device)}\n{len(pictures)} pictures of {args.folder.name}, {len(qualities)} qualities"
-    )
-    print(f"kMAC per pixel counted; seconds per megapixel: medians of {args.speed} runs at 1 megapixel")
+    print(f"{Nic(device=args.device)}\n{len(pictures)} pictures of {args.folder.name}", end=", ")
+    print(f"{len(qualities)} qualities")
+    print(f"kMAC per pixel counted; seconds per megapixel: medians of {RUNS} runs at 1 megapixel")
     print("BD-rate (PSNR) of files encoded and decoded at the width, against the full one; by itself: the")
     print("quality up to which the encoder takes the width when it is not told\n")
-    settings = [Setting(args.device, width) for width in range(1, len(model.config.widths) + 1)]
+    settings = [
+        Nic(device=args.device, width=width, qualities=qualities)
+        for width in range(1, len(model.config.widths) + 1)
+    ]
     square = read(pictures[0])
-    timed = [speed(square, args.speed, DEFAULT_QUALITY, setting, SPEED_SIDES[0]) for setting in settings]
+    timed = [speed(square, RUNS, DEFAULT_QUALITY, setting, SPEED_SIDES[0]) for setting in settings]
     network = Network(model.config).eval().requires_grad_(False)
     full: Curve = []
     rows = []
     for setting, times in reversed(list(zip(settings, timed, strict=True))):
         assert setting.width is not None
         parts = costs(network, setting.width - 1)
-        measured = measure(progress(pictures, "picture"), qualities, setting, with_ms_ssim=False)
-        curve = curves(means(measured))["psnr"]
-        full = full or curve
+        points = means(measure(progress(pictures, "picture"), setting), setting.ladder)
+        line = curve(points, "psnr")
+        full = full or line
         limit = model.width_limits[setting.width - 1]
         rows.append(
             [
@@ -218,14 +188,10 @@ def _widths(args: argparse.Namespace, pictures: list[Path]) -> int:
                 f"{encode_cost(parts) / 1000:.1f}",
                 f"{median(times[1]):.3f}",
                 f"{median(times[0]):.3f}",
-                f"{bd_rate(curve, full).percent:+.1f} %",
+                f"{bd_rate(line, full).percent:+.1f} %",
                 f"{limit / TOP_RATE_POINT:.2f}" if limit >= 0 else "never",
             ]
         )
     head = ["width", "decode kMAC", "encode kMAC", "decode s/MP", "encode s/MP", "BD-rate", "by itself"]
     print(table(head, rows[::-1]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ import pillow_nic
 from pillow_nic import container
 from pillow_nic.header import Header
 
-HEAVY = ("torch", "numpy", "constriction", "safetensors", "imageio", "tqdm")
+HEAVY = ("torch", "numpy", "constriction", "safetensors", "imageio", "tqdm", "scipy", "matplotlib")
 
 
 def run(code: str) -> str:
@@ -30,7 +30,7 @@ def run(code: str) -> str:
     "statement",
     [
         "import pillow_nic",
-        "import pillow_nic.cli",
+        "import pillow_nic.cli; pillow_nic.cli._parser()",
         "import pillow_nic.hook, pillow_nic.__main__",
         "import pillow_nic.NicImagePlugin",
         "import pillow_nic; pillow_nic.NicError",

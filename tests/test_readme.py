@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pillow_nic.cli import main
+from pillow_nic.cli import _parser, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 python_blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 shell_blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+bench_lines = re.findall(r"^    (nic bench .*?)(?: *#.*)?$", README, re.MULTILINE)
 nic_lines = re.findall(r"^    (nic (?:encode|decode|info|truncate) .*?)(?: *#.*)?$", README, re.MULTILINE)
 
 
@@ -56,3 +57,9 @@ def test_the_examples_of_the_command(here: Path) -> None:
     assert len(nic_lines) == 7
     for line in nic_lines:
         assert main(shlex.split(line)[1:]) == 0, line
+
+
+def test_the_options_of_the_benchmark() -> None:
+    assert len(bench_lines) == 7
+    for line in bench_lines:
+        assert _parser().parse_args(shlex.split(line)[1:]).folder.name in ("kodak", "photo.png")

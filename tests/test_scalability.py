@@ -11,7 +11,8 @@ from PIL import Image
 
 import pillow_nic
 from pillow_nic import scalability
-from pillow_nic.scalability import Prefix, layers_that_do_not_sharpen, main, prefixes, rate_at
+from pillow_nic.cli import main
+from pillow_nic.scalability import Prefix, layers_that_do_not_sharpen, prefixes, rate_at
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -67,7 +68,7 @@ def test_layers_command(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scalability, "QUALITIES", [0.0, 0.5])
-    assert main([str(folder), "--layers", "--qualities", "0.5"]) == 0
+    assert main(["bench", str(folder), "--layers", "--qualities", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("0.5")]
     assert [row[1] for row in rows] == [str(k) for k in range(1, len(rows) + 1)]
@@ -80,15 +81,10 @@ def test_widths_command(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scalability, "SPEED_SIDES", (64,))
-    assert main([str(folder), "--widths", "--qualities", "0.2", "0.5", "--speed", "1"]) == 0
+    monkeypatch.setattr(scalability, "RUNS", 1)
+    assert main(["bench", str(folder), "--widths", "--qualities", "0.2", "0.5"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line and line[0] in "123456"]
     widths = [row for row in rows if row[1] != "pictures"]
     assert [row[0] for row in widths] == list("123456")
     assert [float(row[1]) for row in widths] == sorted(float(row[1]) for row in widths)
     assert widths[-1][5:] == ["+0.0", "%", "1.00"]
-
-
-@pytest.mark.parametrize("arguments", [["nowhere", "--layers"], [str(PHOTO.parent / "none"), "--widths"]])
-def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith("error: ")
