@@ -74,18 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _quality(text: str) -> float:
-    return parse_quality(float(text))
+    try:
+        return parse_quality(float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1") from None
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 def _metric(text: str) -> str:
     if (name := text.lower().replace("-", "_")) not in METRICS:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is none of psnr, ms-ssim, ssimulacra2")
     return name
 
 
