@@ -28,9 +28,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             venv.create(folder, with_pip=True)
             python = str(Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python"))
-            tests = ("pytest", "hypothesis", "scipy")
-            needed = ("imageio", "constriction", "safetensors", "tqdm")
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages, *needed, *tests], check=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", *packages, ".[test]"], cwd=ROOT, check=True)
             modules = [f"tests/{module}.py" for module in MODULES]
             done = subprocess.run([python, "-m", "pytest", "-q", *modules], cwd=ROOT, check=False)
             code = "from importlib.metadata import version as v; print(v('torch'), v('numpy'), v('pillow'))"
