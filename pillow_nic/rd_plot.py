@@ -34,6 +34,7 @@ def paint(
                 color=colours[number % len(colours)],
                 linestyle="-" if number < len(measured) else "--",
                 linewidth=2.4 if name.startswith("nic") else 1.2,
+                zorder=3 if name.startswith("nic") else 2,
                 marker="." if number < len(measured) else None,
             )
         about = METRICS[metric]
