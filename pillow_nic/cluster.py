@@ -62,7 +62,7 @@ def run(
             _Worker,
             fn_constructor_args=(action, start, device, attempts),
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=1,  # a call's; with GPUs Ray insists on a number
             compute=ray.data.ActorPoolStrategy(size=size),
             num_cpus=1,
             num_gpus=1 if gpus else None,

@@ -324,6 +324,15 @@ def test_several_processes(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert (here / "two" / name).read_bytes() == (here / "one" / name).read_bytes()
 
 
+def test_ray_is_named_where_it_is_missing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run("encode", "a.png", "--ray", "auto") == 2
+    assert "--ray needs Ray Data, pip install 'pillow-nic[ray]': " in capsys.readouterr().err
+    assert names(here) == ["a.png"]
+
+
 def test_going_on_after_an_interruption(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "b.png").write_bytes((here / "a.png").read_bytes())
     assert run("encode", "a.png", "-o", "out/") == 0
