@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -511,6 +512,45 @@ def test_v2_writer(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="has been written"):
             writer.append_data(photo())
     assert (tmp_path / "a.nic").read_bytes() == pillow_nic.encode(photo(), quality=0.2)
+
+
+# ------------------------------------------------------------------------------------- v3 and v2 side by side
+
+PAGE = (Path(pillow_nic.__file__).parent / "PIPELINES.md").read_text(encoding="utf-8")
+CALLS = re.findall(r"^\| `(.*iio\..*)` \| `(.*iio\..*)` \| .* \|$", PAGE, re.MULTILINE)
+
+
+def expected_results(data: bytes) -> list[Any]:
+    """What the calls of the table in PIPELINES.md give, or leave in copy.nic or the file, row by row."""
+    layers = [pillow_nic.decode(data, layers=count) for count in (1, 2, 3)]
+    grey = np.asarray(Image.fromarray(layers[2]).convert("L"))
+    small, default = pillow_nic.encode(photo(), quality=0.3), pillow_nic.encode(photo())
+    one_layer = [layers[2], layers[0], grey, layers[0], layers[2][np.newaxis], layers]
+    return [*one_layer, (*SHAPE, 3), 3, small, small, default, default, ValueError]
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["v3", "v2"])
+@pytest.mark.parametrize("row", range(13))
+def test_the_calls_of_the_table(
+    row: int, version: int, path: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = expected_results(data)
+    assert len(CALLS) == len(expected) == 13
+    names = {"iio": (iio, iio2)[version], "pixels": photo(), "data": data, "file": io.BytesIO()}
+    call = CALLS[row][version]
+    if expected[row] is ValueError:
+        with pytest.raises(ValueError, match="holds one image"):
+            eval(call, names)
+        assert not (tmp_path / "copy.nic").exists()
+        return
+    result = eval(call, names)
+    if "copy.nic" in call:
+        assert result is None
+        result = (tmp_path / "copy.nic").read_bytes()
+    elif "(file," in call:
+        result = names["file"].getvalue()
+    np.testing.assert_array_equal(result, expected[row])
 
 
 # -------------------------------------------------------------------------------------------- registration

@@ -42,12 +42,17 @@ class Photos(Dataset):
     def __getitem__(self, index):
         return np.array(Image.open(self.files[index]))
 """
-BEFORE = {
-    "Django 1": """
+SITE = """
 import django
 from django.conf import settings
-settings.configure()
+settings.configure(INSTALLED_APPS=["easy_thumbnails"])
 django.setup()
+"""
+BEFORE = {
+    "Django thumbnails 1": SITE,
+    "Willow and Wagtail 1": SITE,  # Willow asks Django's settings where there is Django
+    "Django 1": SITE
+    + """
 from pathlib import Path
 from django.core.files.uploadedfile import SimpleUploadedFile
 uploaded = SimpleUploadedFile("photo.nic", Path("photo.nic").read_bytes())
@@ -76,6 +81,12 @@ except ValidationError:
 else:
     raise AssertionError("a cut upload was accepted")
 """,
+    "Django thumbnails 1": """
+thumbnail = Image.open(thumbnail)
+assert thumbnail.format == "JPEG"
+small = Image.open("photo.png").resize(thumbnail.size)
+assert thumbnail.size == (64, 48) and np.abs(np.asarray(thumbnail, float) - np.asarray(small)).mean() < 9
+""",
     "zarr and numcodecs 1": STORE + NEAR,
     "zarr and numcodecs 2": STORE + NEAR,
 }
@@ -98,7 +109,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def test_every_recipe_is_short() -> None:
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 14
     for title, code in RECIPES.items():
         lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
         assert len(lines) <= 5, title
