@@ -75,9 +75,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts() -> SimpleNamespace:
     """The modules that need the extra."""
-    from pillow_nic.training import data, export, loss, train
+    from pillow_nic.training import data, export, loss, revive, train
 
-    return SimpleNamespace(data=data, export=export, loss=loss, train=train)
+    return SimpleNamespace(data=data, export=export, loss=loss, revive=revive, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +335,31 @@ def test_discount_of_the_hyper_latent_ends(parts: SimpleNamespace, data: Path, t
         states = parts.train.train(replace(chosen, steps=2), SMALL).state_dict()
         losses.append(states["network.h_a.conv4.weight"])
     assert not torch.equal(*losses)
+
+
+def test_dead_channels_are_revived(parts: SimpleNamespace, data: Path, trained: Path) -> None:
+    model = model_of(parts, trained)
+    network, z = model.network, SMALL.hyper_channels
+    dead = list(range(2, z))
+    with torch.no_grad():
+        network.h_a.conv4.weight[:2] *= 100
+        network.h_a.conv4.weight[dead] *= 1e-3
+        network.h_a.conv4.bias[dead] *= 1e-3
+    x = parts.data.Pictures([data], CPU).crops(np.random.default_rng(3), 8, 128)
+    middle = torch.full((8,), float(SMALL.rate_points // 2))
+
+    def code() -> tuple[Any, torch.Tensor]:
+        with torch.no_grad():
+            latent = network.h_a(network.g_a(x, middle), middle)
+            return parts.loss.forward(model, x, middle, hard=True), latent
+
+    before, _ = code()
+    assert parts.revive.revive(model, x) == len(dead)
+    after, latent = code()
+    torch.testing.assert_close(after.x_hat, before.x_hat)  # nothing has changed,
+    assert (after.hyper_bpp > before.hyper_bpp).all()  # but that the channels say something
+    torch.testing.assert_close(latent[:, dead].std((0, 2, 3)), torch.ones(len(dead)), rtol=1e-3, atol=0)
+    assert parts.revive.revive(model, x) == 0
 
 
 def test_training_for_ms_ssim(

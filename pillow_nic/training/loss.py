@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from ..entropy_model import RateEstimator, code_groups, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
 
+PRIOR_SCALE = 3
+"""Half the width, in symbols, of the hyper-latent's prior at the start."""
+
 
 class TrainingModel(nn.Module):
     """The network and what only training needs: the factorised prior of the hyper-latent (Ballé et al.,
@@ -21,7 +24,7 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.network = Network(config)
         self.symbol_bits = two_piece_gaussian_bits
-        self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=3)
+        self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=PRIOR_SCALE)
 
 
 MS_SSIM_SCALE = 1270.0

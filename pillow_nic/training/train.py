@@ -25,6 +25,7 @@ from torch import Tensor
 from ..network import NetworkConfig
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .loss import TrainingModel, forward, similarity, structural_distortion
+from .revive import revive
 
 
 @dataclass
@@ -35,6 +36,7 @@ class TrainConfig:
     valid: str | None = None
     out: str = "runs/nic-1"
     resume: str | None = None
+    revive: bool = False
     tune: str = "psnr"
     minutes: float = 60.0
     steps: int | None = None
@@ -192,6 +194,8 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         model = TrainingModel(network or NetworkConfig())
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.revive:
+        print(f"{revive(model, pictures.crops(rng, 16, config.crop))} channels revived", flush=True)
     model.train()
     if config.compile:
         model.symbol_bits = torch.compile(model.symbol_bits, dynamic=True)
