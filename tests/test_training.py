@@ -362,6 +362,16 @@ def test_dead_channels_are_revived(parts: SimpleNamespace, data: Path, trained: 
     assert parts.revive.revive(model, x) == 0
 
 
+def test_no_steps_only_validate(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"steps": 0, "resume": str(trained), "valid": str(data), "valid_pictures": 1}
+    same = parts.train.train(settings(parts, data, tmp_path, **few)).state_dict()
+    for key, value in model_of(parts, trained).state_dict().items():
+        torch.testing.assert_close(same[key], value, rtol=0, atol=0)
+    assert capsys.readouterr().out.count('"position"') == 7
+
+
 def test_training_for_ms_ssim(
     parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,8 @@
     python -m pillow_nic.training --data TARS_OR_FOLDERS… --valid FOLDER --out runs/nic-1 --minutes 60
 
 and go on from shipped weights or a checkpoint with ``--resume FILE``, for MS-SSIM with ``--tune ms-ssim``.
-Time or steps set the schedule: warm-up, then a cosine to 1 % of the peak; the moving average of the weights
-is what is validated, saved for export and shipped."""
+Time or steps (0: only validate) set the schedule: warm-up, then a cosine to 1 % of the peak; the moving
+average of the weights is what is validated, saved for export and shipped."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         now = {"steps": step, "crops": crops, "minutes": (time.time() - begin) / 60}
         return {key: done[key] + now[key] for key in done}
 
-    while True:
+    while config.steps is None or step < config.steps:
         elapsed = (time.time() - begin) / 60
         part = elapsed / config.minutes if config.steps is None else step / config.steps
         if part >= 1:
