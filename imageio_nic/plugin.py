@@ -60,6 +60,7 @@ class NicPlugin(PluginV3):
         index: int | EllipsisType | None = None,
         layers: int | None = None,
         fast: bool = False,
+        region: tuple[int, int, int, int] | None = None,
         mode: str | None = None,
         rotate: bool = False,
         partial: bool = False,
@@ -68,7 +69,8 @@ class NicPlugin(PluginV3):
         """Decode the picture: uint8 H×W, H×W×2, H×W×3 or H×W×4, with a first axis of 1 for ``index=...``.
 
         ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those
-        layers, less exact and less work. ``mode``: converted to this mode of Pillow's, for example "RGB" or
+        layers, less exact and less work. ``region``: only the pixels inside of (left, top, right, bottom).
+        ``mode``: converted to this mode of Pillow's, for example "RGB" or
         "L", as ``Image.convert`` does, so that other modes can have other types and shapes. ``rotate``:
         turned as the orientation in its EXIF says. ``partial``: of a cut file, the layers that are whole.
         ``device``: "cpu", "cuda", "mps" … (default: the environment's NIC_DEVICE, else the best there is).
@@ -80,7 +82,9 @@ class NicPlugin(PluginV3):
         tape = self._tape_to(wanted)
         from pillow_nic import codec  # loads torch
 
-        pixels = codec.decode(tape.data, layers=wanted, fast=fast, device=device, partial=partial)
+        pixels = codec.decode(
+            tape.data, layers=wanted, fast=fast, region=region, device=device, partial=partial
+        )
         if mode is not None or rotate:
             pixels = _transform(pixels, mode, metadata.exif if rotate else None)
         return pixels[np.newaxis] if index is ... else pixels

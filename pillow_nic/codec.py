@@ -32,7 +32,7 @@ from .integer_net import DELTA_OCTAVE, RATE_POINT_BITS
 from .metadata import Metadata
 from .network import HYPER, PATCH
 from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, parse_effort, parse_quality, rate_point
-from .tiling import tiles
+from .tiling import Window, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
@@ -101,18 +101,24 @@ def decode(
     *,
     layers: int | None = None,
     fast: bool = False,
+    region: tuple[int, int, int, int] | None = None,
     device: str | None = None,
     partial: bool = False,
 ) -> Pixels:
     """Decode a ``.nic`` file to uint8 pixels in the shape that its mode has: H×W, H×W×2, H×W×3 or H×W×4.
 
     ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those layers,
-    not the one that the file was encoded with: less work, less exact. ``partial``: of a cut file, decode the
-    layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError, as all of
+    not the one that the file was encoded with: less work, less exact. ``region``: only the pixels inside of
+    (left, top, right, bottom), as ``Image.crop`` would cut them out, to ±1 level; tiles elsewhere are not
+    decoded. ValueError if it is empty or not all inside of the picture. ``partial``: of a cut file, decode
+    the layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError, as all of
     these) for damaged or foreign data; UnsupportedModelError if its model is not installed. More pixels than
     PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for Image.open."""
     parsed = container.parse(data, layers=layers, partial=partial)
     header = parsed.header
+    left, top, right, bottom = region or (0, 0, header.width, header.height)
+    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
+        raise ValueError(f"region {region} is empty or not inside of {header.width}x{header.height} pixels")
     Image._decompression_bomb_check((header.width, header.height))
     loaded = _model_for(header, device)
     alpha = None
@@ -122,8 +128,17 @@ def decode(
         groups = header.layer_ends[len(parsed.streams) - 1]
         narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= groups)
         header = replace(header, width_index=min(narrow, header.width_index))
+    window = Window(
+        range(top // PATCH, -(-bottom // PATCH)),
+        range(left // PATCH, -(-right // PATCH)),
+    )
     with torch.inference_mode():
-        colours = _synthesise(loaded, _decode_latent(loaded, parsed.streams, header), header)
+        latent = _decode_latent(loaded, parsed.streams, header, window.grown(_halo(loaded)))
+        colours = _synthesise(loaded, latent, header, window)
+    row, column = top - window.rows.start * PATCH, left - window.columns.start * PATCH
+    colours = colours[row : row + bottom - top, column : column + right - left]
+    if alpha is not None:
+        alpha = alpha[top:bottom, left:right]
     return colour.join(colours, alpha, header.mode)
 
 
@@ -144,11 +159,14 @@ def inspect(data: bytes | bytearray | memoryview, *, device: str | None = None) 
     return latent, bits
 
 
-def _decode_latent(model: Model, layers: list[list[bytes]], header: Header) -> Tensor:
-    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width."""
+def _decode_latent(
+    model: Model, layers: list[list[bytes]], header: Header, window: Window | None = None
+) -> Tensor:
+    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width. With a window, only the
+    tiles that it meets hold anything."""
     groups = model.config.widths[header.width_index].groups
     latent = torch.empty(1, model.config.group_ends[groups - 1], *_latent_size(header), device=model.device)
-    for number, place in _places(header):
+    for number, place in _places(header, window):
         part = latent[:, :, *place]
         streams = [layer[number] for layer in layers]
         size = (part.shape[2], part.shape[3])
@@ -156,10 +174,11 @@ def _decode_latent(model: Model, layers: list[list[bytes]], header: Header) -> T
     return latent
 
 
-def _places(header: Header) -> Iterator[tuple[int, tuple[slice, slice]]]:
-    """Each tile's number and its rows and columns in the latent."""
+def _places(header: Header, window: Window | None = None) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """The number of each tile, or of each that a window meets, and its rows and columns in the latent."""
     for number, t in enumerate(tiles(*_latent_size(header), header.tile_size // PATCH)):
-        yield number, (slice(t.rows.start, t.rows.stop), slice(t.columns.start, t.columns.stop))
+        if window is None or window.meets(t):
+            yield number, (slice(t.rows.start, t.rows.stop), slice(t.columns.start, t.columns.stop))
 
 
 def _header(model: Model, pixels: Pixels, point: int, layers: int | None, width: int | None) -> Header:
@@ -246,11 +265,14 @@ def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
     return y
 
 
-def _synthesise(model: Model, y_hat: Tensor, header: Header) -> Pixels:
-    """Latent (1, C, h, w) → colours H×W×3 uint8."""
-    out: Pixels = np.empty((header.height, header.width, 3), np.uint8)
+def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window) -> Pixels:
+    """Latent (1, C, h, w) → the colours of a window of its positions, uint8, cut at the picture's ends."""
+    first, left_end = window.rows.start * PATCH, window.columns.start * PATCH
+    height = min(window.rows.stop * PATCH, header.height) - first
+    width = min(window.columns.stop * PATCH, header.width) - left_end
+    out: Pixels = np.empty((height, width, 3), np.uint8)
     position = _position(model, header)
-    for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model)):
+    for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model), window):
         rows, columns = t.rows, t.columns
         outer = y_hat[:, :, rows.outer_start : rows.outer_stop, columns.outer_start : columns.outer_stop]
         x = model.network.g_s(
@@ -260,10 +282,8 @@ def _synthesise(model: Model, y_hat: Tensor, header: Header) -> Pixels:
         bottom = top + min(rows.stop * PATCH, header.height) - rows.start * PATCH
         right = left + min(columns.stop * PATCH, header.width) - columns.start * PATCH
         x = x[:, top:bottom, left:right].clamp(0, 1).mul(255).round().to(torch.uint8)
-        out[
-            rows.start * PATCH : rows.start * PATCH + bottom - top,
-            columns.start * PATCH : columns.start * PATCH + right - left,
-        ] = x.permute(1, 2, 0).cpu().numpy()
+        row, column = rows.start * PATCH - first, columns.start * PATCH - left_end
+        out[row : row + bottom - top, column : column + right - left] = x.permute(1, 2, 0).cpu().numpy()
     return out
 
 

@@ -20,18 +20,36 @@ class Tile(NamedTuple):
     columns: Span
 
 
-def spans(length: int, side: int, halo: int) -> list[Span]:
-    """Cut ``length`` into tiles of ``side`` (the last may be shorter), each with ``halo`` on both sides
-    inside of the whole."""
-    return [
-        Span(start, min(start + side, length), max(start - halo, 0), min(start + side + halo, length))
-        for start in range(0, length, side)
-    ]
+class Window(NamedTuple):
+    """A part of the whole."""
+
+    rows: range
+    columns: range
+
+    def grown(self, halo: int) -> Window:
+        """With so many more on every side, not cut at the whole's ends."""
+        rows, columns = self
+        return Window(
+            range(rows.start - halo, rows.stop + halo), range(columns.start - halo, columns.stop + halo)
+        )
+
+    def meets(self, tile: Tile) -> bool:
+        return all(
+            part.start < span.stop and span.start < part.stop for part, span in zip(self, tile, strict=True)
+        )
 
 
-def tiles(height: int, width: int, side: int, halo: int = 0) -> Iterator[Tile]:
-    """All tiles of a grid, row by row."""
-    columns = spans(width, side, halo)
-    for row in spans(height, side, halo):
+def spans(length: int, side: int, halo: int, part: range | None = None) -> list[Span]:
+    """Cut ``length``, or a part of it, into tiles of ``side`` (the last may be shorter), each with ``halo``
+    on both sides inside of the whole."""
+    part = part or range(length)
+    ends = ((start, min(start + side, part.stop)) for start in range(part.start, part.stop, side))
+    return [Span(start, stop, max(start - halo, 0), min(stop + halo, length)) for start, stop in ends]
+
+
+def tiles(height: int, width: int, side: int, halo: int = 0, window: Window | None = None) -> Iterator[Tile]:
+    """All tiles of a grid over the whole or a window of it, row by row."""
+    columns = spans(width, side, halo, window and window.columns)
+    for row in spans(height, side, halo, window and window.rows):
         for column in columns:
             yield Tile(row, column)

@@ -20,6 +20,7 @@ from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelEr
 from pillow_nic.header import Header
 from pillow_nic.metadata import Metadata
 from pillow_nic.network import Network
+from pillow_nic.tiling import Window
 
 Pixels = codec.Pixels
 
@@ -261,10 +262,10 @@ def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: 
     used: list[int] = []
     real = codec._synthesise
 
-    def noting(model: weights.Model, latent: torch.Tensor, header: Header) -> Pixels:
+    def noting(model: weights.Model, latent: torch.Tensor, header: Header, window: Window) -> Pixels:
         used.append(header.width_index)
         assert latent.shape[1] == model.config.group_ends[model.config.widths[header.width_index].groups - 1]
-        return real(model, latent, header)
+        return real(model, latent, header, window)
 
     monkeypatch.setattr(codec, "_synthesise", noting)
     for layers in range(1, 8):
@@ -347,9 +348,54 @@ def test_transforms_know_nothing_of_tiles(model: weights.Model, restless: weight
         latent = codec._analyse(chosen, pixels, whole)
         largest = latent.abs().max().item()
         torch.testing.assert_close(codec._analyse(chosen, pixels, tiled), latent, atol=1e-4 * largest, rtol=0)
-        seamless = codec._synthesise(chosen, latent, whole).astype(int)
+        everything = Window(range(19), range(17))
+        seamless = codec._synthesise(chosen, latent, whole, everything).astype(int)
         assert len(np.unique(seamless)) > 50
-        assert np.abs(codec._synthesise(chosen, latent, tiled) - seamless).max() <= 1
+        assert np.abs(codec._synthesise(chosen, latent, tiled, everything) - seamless).max() <= 1
+
+
+REGIONS = [(0, 0, 300, 200), (10, 20, 11, 21), (130, 7, 255, 170), (64, 64, 128, 128), (299, 199, 300, 200)]
+
+
+@pytest.fixture(scope="module")
+def tiled_file() -> bytes:
+    """200×300 pixels with alpha in tiles of 64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "TILE_LOG2", 6)
+        alpha = np.random.default_rng(5).integers(1, 255, (200, 300), np.uint8)
+        return encode(np.dstack([picture(200, 300), alpha]), quality=0.6, layers=3)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("layers", [1, None])
+def test_region(tiled_file: bytes, region: tuple[int, int, int, int], layers: int | None) -> None:
+    left, top, right, bottom = region
+    expected = decode(tiled_file, layers=layers)[top:bottom, left:right]
+    found = decode(tiled_file, layers=layers, region=region)
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found[..., 3], expected[..., 3])
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_a_region_decodes_no_tiles_elsewhere(tiled_file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    real = codec._decode_tile
+
+    def noting(model: Any, streams: Any, header: Any, number: int, *more: Any) -> torch.Tensor:
+        decoded.append(number)
+        return real(model, streams, header, number, *more)
+
+    monkeypatch.setattr(codec, "_decode_tile", noting)
+    decode(tiled_file, region=(0, 0, 16, 16))  # and a halo of 96 pixels: 2×2 of the 5×4 tiles
+    assert decoded == [0, 1, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "region", [(0, 0, 0, 9), (0, 9, 9, 9), (-1, 0, 9, 9), (0, 0, 301, 9), (0, 0, 9, 201)]
+)
+def test_region_outside(tiled_file: bytes, region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="is empty or not inside of 300x200 pixels"):
+        decode(tiled_file, region=region)
 
 
 def test_halo_is_no_larger_than_it_must_be(restless: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,8 @@ def test_layers_and_fast(path: Path, data: bytes, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(iio.imread(path, layers=2), pillow_nic.decode(data, layers=2))
     assert (iio.imread(path, layers=1) != pixels).any()
     np.testing.assert_array_equal(iio.imread(path, fast=True), pillow_nic.decode(data, fast=True))
+    region = (3, 5, 20, 40)
+    np.testing.assert_array_equal(iio.imread(path, region=region), pillow_nic.decode(data, region=region))
     for layers in (0, 4):
         with pytest.raises(ValueError, match="layers must be from 1 to the 3 of this file"):
             iio.imread(path, layers=layers)
