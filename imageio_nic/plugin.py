@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from pillow_nic import container
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT
+from pillow_nic.quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, TOP_RATE_POINT
 
 Array = np.ndarray[Any, Any]
 
@@ -107,6 +107,7 @@ class NicPlugin(PluginV3):
         *,
         quality: float = DEFAULT_QUALITY,
         effort: int = DEFAULT_EFFORT,
+        tune: str = DEFAULT_TUNE,
         layers: int | None = None,
         width: int | None = None,
         icc_profile: Any = None,
@@ -122,9 +123,9 @@ class NicPlugin(PluginV3):
         ``ndimage``: uint8 or bool (stored as 0 and 255), H×W or H×W×1 (grey), H×W×2 (grey, alpha), H×W×3 or
         H×W×4; or a list or, with a further first axis, an array of exactly one of these. ``is_batch`` says
         whether the first axis counts images; without it, it does in 4 dimensions, and in 3 if the last one
-        is longer than 4. ``quality``: 0…1, or an int 2…100 as a percentage. ``effort``, ``layers``,
-        ``width``, ``device``: as for ``pillow_nic.encode``. ``icc_profile``, ``exif``, ``xmp``, ``comment``:
-        bytes, for exif also ``PIL.Image.Exif``, for the last two also str; ``dpi``: two numbers.
+        is longer than 4. ``quality``: 0…1, or an int 2…100 as a percentage. ``effort``, ``tune``,
+        ``layers``, ``width``, ``device``: as for ``pillow_nic.encode``. ``icc_profile``, ``exif``, ``xmp``,
+        ``comment``: bytes, for exif also ``PIL.Image.Exif``, for the last two also str; ``dpi``: two numbers.
 
         ValueError or TypeError for what cannot be stored, before the file is opened: one that exists is then
         left as it is. A second image is a ValueError."""
@@ -142,6 +143,7 @@ class NicPlugin(PluginV3):
             pixels,
             quality=quality,
             effort=effort,
+            tune=tune,
             layers=layers,
             width=width,
             metadata=metadata,

@@ -14,6 +14,7 @@ come and sharpens with each that follows.
 `Image.save` takes
     quality      float from 0 to 1 (default 0.5), or an int from 2 to 100 read as a percentage
     effort       0 or 1 (default): 1 chooses symbols for rate and distortion together
+    tune         "ms-ssim" (default): nearest to what people see; "psnr": least squared error
     layers       how many layers to write (default: as the model likes)
     width        the width of the network to encode with, 1 for the narrowest (default: chosen by the quality)
     icc_profile, exif, xmp, dpi, comment
@@ -37,7 +38,15 @@ from . import container
 from .errors import BitstreamError
 from .header import SIGNATURE
 from .metadata import Metadata
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_RATE_POINT, parse_effort, parse_quality
+from .quality import (
+    DEFAULT_EFFORT,
+    DEFAULT_QUALITY,
+    DEFAULT_TUNE,
+    TOP_RATE_POINT,
+    parse_effort,
+    parse_quality,
+    parse_tune,
+)
 
 
 class NicImageFile(ImageFile.ImageFile):
@@ -172,6 +181,7 @@ def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
     quality = parse_quality(options.get("quality", DEFAULT_QUALITY))
     layers, width = (_count(name, options.get(name)) for name in ("layers", "width"))
     effort = parse_effort(options.get("effort", DEFAULT_EFFORT))
+    tune = parse_tune(options.get("tune", DEFAULT_TUNE))
     if min(im.size) == 0:
         raise ValueError("cannot write empty image as NIC")
     metadata = Metadata.from_save(im.info, options)
@@ -184,7 +194,9 @@ def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
 
     from . import codec  # loads torch, which takes seconds: only when nothing above has raised
 
-    return codec.encode(pixels, quality=quality, effort=effort, layers=layers, width=width, metadata=metadata)
+    return codec.encode(
+        pixels, quality=quality, effort=effort, tune=tune, layers=layers, width=width, metadata=metadata
+    )
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

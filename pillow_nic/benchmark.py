@@ -1,7 +1,7 @@
 """`nic bench`: how good and how fast the codec is on a folder of pictures, and how it compares with others.
 
     nic bench kodak/ --plot kodak.svg --json kodak.json
-    nic bench kodak/ --codecs webp-m6 avif-444-s6 --efforts 0 1 --metrics psnr ms-ssim
+    nic bench kodak/ --codecs webp-m6 avif-444-s6 --tunes psnr ms-ssim --efforts 0 1 --metrics psnr ms-ssim
     nic bench kodak/ --codecs --anchors anchors_kodak.json --against bpg-444 vtm
     nic bench kodak/ --papers
     nic bench photo.png --speed 7
@@ -30,20 +30,31 @@ from .measuring import (
     table,
 )
 from .metrics import METRICS
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_EFFORT, parse_quality
+from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, TOP_EFFORT, TUNES, parse_quality
 from .rd_plot import SUFFIXES
 
 SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
 STARTS = 5
 
 # The options that each action takes beside the folder and the device; without an action, the comparison.
-_OPTIONS = ("codecs", "efforts", "qualities", "width", "metrics", "anchors", "against", "json", "plot")
+_OPTIONS = (
+    "codecs",
+    "tunes",
+    "efforts",
+    "qualities",
+    "width",
+    "metrics",
+    "anchors",
+    "against",
+    "json",
+    "plot",
+)
 _ACTIONS = {
-    "papers": ("efforts", "width"),
-    "speed": ("efforts", "qualities", "width"),
-    "monotone": ("efforts", "qualities", "width"),
-    "layers": ("qualities",),
-    "widths": ("qualities",),
+    "papers": ("tunes", "efforts", "width"),
+    "speed": ("tunes", "efforts", "qualities", "width"),
+    "monotone": ("tunes", "efforts", "qualities", "width"),
+    "layers": ("tunes", "efforts", "qualities"),
+    "widths": ("tunes", "efforts", "qualities"),
 }
 
 
@@ -53,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="FOLDER", help="of pictures, or one picture")
     codecs = f"to compare with (default: all; none without a name): {', '.join(CODECS)}"
     add("--codecs", nargs="*", choices=CODECS, metavar="CODEC", help=codecs)
+    tunes = f"of .nic (default: {DEFAULT_TUNE})"
+    add("--tunes", nargs="+", choices=TUNES, metavar="TUNE", help=tunes)
     efforts = f"of .nic (default: {DEFAULT_EFFORT})"
     add("--efforts", nargs="+", type=int, choices=range(TOP_EFFORT + 1), metavar="N", help=efforts)
     qualities = "of .nic, 0 to 1 (default: nine, 1/8 apart)"

@@ -16,12 +16,12 @@ import numpy as np
 from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, parse_effort, parse_quality
+from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, parse_effort, parse_quality, parse_tune
 
 Array = np.ndarray[Any, Any]
 
 
-def encode_chunk(chunk: Array, quality: float, effort: int) -> bytes:
+def encode_chunk(chunk: Array, quality: float, effort: int, tune: str) -> bytes:
     """The file of a chunk; ValueError for one that is no image of 8 bits per sample."""
     from . import codec  # loads torch
 
@@ -34,7 +34,7 @@ def encode_chunk(chunk: Array, quality: float, effort: int) -> bytes:
         image = image[..., 0]
     if image.ndim not in (2, 3) or (image.ndim == 3 and not 2 <= image.shape[2] <= 4):
         raise ValueError(f"a chunk of shape {chunk.shape} is not one image: H×W, or H×W×1 to H×W×4")
-    return codec.encode(image, quality=quality, effort=effort, layers=1)
+    return codec.encode(image, quality=quality, effort=effort, tune=tune, layers=1)
 
 
 def decode_chunk(data: bytes) -> Array:
@@ -45,15 +45,17 @@ def decode_chunk(data: bytes) -> Array:
 
 
 class NicChunks(Codec):  # type: ignore[misc]
-    """``quality``, ``effort``: as for `pillow_nic.encode`."""
+    """``quality``, ``effort``, ``tune``: as for `pillow_nic.encode`."""
 
     codec_id = "nic"
 
-    def __init__(self, quality: float = DEFAULT_QUALITY, effort: int = DEFAULT_EFFORT) -> None:
-        self.quality, self.effort = parse_quality(quality), parse_effort(effort)
+    def __init__(
+        self, quality: float = DEFAULT_QUALITY, effort: int = DEFAULT_EFFORT, tune: str = DEFAULT_TUNE
+    ) -> None:
+        self.quality, self.effort, self.tune = parse_quality(quality), parse_effort(effort), parse_tune(tune)
 
     def encode(self, buf: Any) -> bytes:
-        return encode_chunk(np.asarray(buf), self.quality, self.effort)
+        return encode_chunk(np.asarray(buf), self.quality, self.effort, self.tune)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         return ndarray_copy(decode_chunk(ensure_bytes(buf)), out)

@@ -18,7 +18,15 @@ from . import __version__, benchmark, container
 from .jobs import FILE_ERRORS, Done, Output, complain, find_jobs, find_sources, work
 from .metadata import Metadata
 from .NicImagePlugin import NicImageFile, encode_image
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, TOP_EFFORT, TOP_RATE_POINT, parse_quality
+from .quality import (
+    DEFAULT_EFFORT,
+    DEFAULT_QUALITY,
+    DEFAULT_TUNE,
+    TOP_EFFORT,
+    TOP_RATE_POINT,
+    TUNES,
+    parse_quality,
+)
 
 # Formats that Pillow recognises but does not decode itself: not meant when a folder is named.
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -78,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=range(TOP_EFFORT + 1),
         default=DEFAULT_EFFORT,
         help="default: %(default)s",
+    )
+    encode.add_argument(
+        "--tune",
+        choices=TUNES,
+        default=DEFAULT_TUNE,
+        help="for what people see, or for the least squared error (default: %(default)s)",
     )
     encode.add_argument("--layers", type=int, help="how many layers to write (default: as the model likes)")
     encode.add_argument("--width", type=int, help="network width, 1 for the narrowest (default: by quality)")
@@ -144,7 +158,7 @@ class _Encoding:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    options = {"quality": args.quality, "effort": args.effort, "layers": args.layers, "width": args.width}
+    options = {name: getattr(args, name) for name in ("quality", "effort", "tune", "layers", "width")}
     formats = Image.registered_extensions()
     readable = Image.OPEN.keys() - _NO_PICTURES - {"NIC"}
     jobs = find_jobs(args, {suffix for suffix in formats if formats[suffix] in readable}, ".nic")

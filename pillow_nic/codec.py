@@ -10,9 +10,8 @@ is no seam."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,23 +22,25 @@ from torch.nn import functional
 
 from . import colour, container, weights
 from .container import Container
-from .entropy import SymbolReader, SymbolWriter
-from .entropy_model import Coder, RateDistortionRounding, SymbolDecoder, SymbolEncoder, code_groups
-from .entropy_tables import MAX_SYMBOL
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header
-from .integer_net import DELTA_OCTAVE, RATE_POINT_BITS
 from .metadata import Metadata
-from .network import HYPER, PATCH
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, parse_effort, parse_quality, rate_point
+from .network import PATCH
+from .quality import (
+    DEFAULT_EFFORT,
+    DEFAULT_QUALITY,
+    DEFAULT_TUNE,
+    TUNES,
+    parse_effort,
+    parse_quality,
+    parse_tune,
+    rate_point,
+)
+from .tile_coding import Array, decode_tile, encode_tile, read_symbols, write_layers
 from .tiling import Window, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
-# What a squared error of the latent is worth in the encoder's choices, against the λ of training. More than
-# one, because later groups are predicted from it. On validation pictures 1, 1.6, 2.5, 4 and 7 changed the
-# rate by +3.2, +0.4, −0.8, −1.2 and −1.1 %.
-DISTORTION_WEIGHT = 4.0
 # A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
 SMALL = 128 * 128
 
@@ -47,7 +48,6 @@ SMALL = 128 * 128
 LEAST_LAYER = 160
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Array = np.ndarray[Any, Any]
 
 
 def encode(
@@ -55,21 +55,24 @@ def encode(
     *,
     quality: float = DEFAULT_QUALITY,
     effort: int = DEFAULT_EFFORT,
+    tune: str = DEFAULT_TUNE,
     layers: int | None = None,
     width: int | None = None,
     metadata: Metadata | None = None,
-    model: str = weights.DEFAULT_MODEL,
+    model: str | None = None,
     device: str | None = None,
 ) -> bytes:
     """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file.
 
     ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``effort`` 0: plain rounding; 1:
-    rate–distortion optimised rounding. ``layers``: how many layers the file has, 1 … number of groups
-    (default: as many as the width carries, without those that would be tiny; one for a picture of up to 16384
-    pixels). ``width``: width of the networks, 1 … number of widths (default: the narrowest that costs no rate
-    at this quality). ValueError for options or shapes out of range."""
+    rate–distortion optimised rounding. ``tune``: "ms-ssim", nearest to what people see, or "psnr", least
+    squared error; each has a model, and ``model`` names another one that is installed. ``layers``: how many
+    layers the file has, 1 … number of groups (default: as many as the width carries, without those that would
+    be tiny; one for a picture of up to 16384 pixels). ``width``: width of the networks, 1 … number of widths
+    (default: the narrowest that costs no rate at this quality). ValueError for options or shapes out of
+    range, UnsupportedModelError for a model that is not installed."""
     point = rate_point(parse_quality(quality))
-    effort = parse_effort(effort)
+    effort, model = parse_effort(effort), model or TUNES[parse_tune(tune)]
     if 0 in pixels.shape[:2]:
         raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
     colours, alpha = colour.split_alpha(pixels)
@@ -79,12 +82,12 @@ def encode(
     header = _header(loaded, pixels, point, layers, width)
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
-        by_tile = [_encode_tile(loaded, y[:, :, *place], header, effort) for _, place in _places(header)]
-    streams = _write_layers(loaded, by_tile, header.layer_ends)
+        by_tile = [encode_tile(loaded, y[:, :, *place], header, effort) for _, place in _places(header)]
+    streams = write_layers(loaded, by_tile, header.layer_ends)
     if layers is None:
         ends = _join_layers(header.layer_ends, streams)
         if ends != header.layer_ends:
-            header, streams = replace(header, layer_ends=ends), _write_layers(loaded, by_tile, ends)
+            header, streams = replace(header, layer_ends=ends), write_layers(loaded, by_tile, ends)
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
     while len(streams) > 1 and not any(streams[-1]):
@@ -153,7 +156,7 @@ def inspect(data: bytes | bytearray | memoryview, *, device: str | None = None) 
     bits = np.zeros_like(latent)
     for number, place in _places(header):
         streams = [layer[number] for layer in parsed.streams]
-        _, symbols, numbers = _read_symbols(model, streams, header, number, latent[0][place].shape)
+        _, symbols, numbers = read_symbols(model, streams, header, number, latent[0][place].shape)
         reach = costs.shape[1] // 2
         bits[: len(symbols), *place] = costs[numbers, np.clip(symbols, -reach, reach) + reach]
     return latent, bits
@@ -170,7 +173,7 @@ def _decode_latent(
         part = latent[:, :, *place]
         streams = [layer[number] for layer in layers]
         size = (part.shape[2], part.shape[3])
-        part.copy_(_decode_tile(model, streams, header, number, size, groups))
+        part.copy_(decode_tile(model, streams, header, number, size, groups))
     return latent
 
 
@@ -227,12 +230,6 @@ def _latent_size(header: Header) -> tuple[int, int]:
     return -(-header.height // PATCH), -(-header.width // PATCH)
 
 
-def _position(model: Model, header: Header) -> Tensor:
-    """The rate point as a float position in 0 … rate_points − 1, shape (1,)."""
-    position = header.rate_point * (model.config.rate_points - 1) / (1 << RATE_POINT_BITS)
-    return torch.tensor([position], dtype=torch.float32, device=model.device)
-
-
 def _halo(model: Model) -> int:
     """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3
     convolutions."""
@@ -242,7 +239,7 @@ def _halo(model: Model) -> int:
 def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
     """Colours H×W×3 → latent (1, C, ⌈H/16⌉, ⌈W/16⌉), edges repeated up to whole patches."""
     height, width = _latent_size(header)
-    position = _position(model, header)
+    position = model.position(header.rate_point)
     channels = model.config.group_ends[model.config.widths[header.width_index].groups - 1]
     y = torch.empty(1, channels, height, width, device=model.device)
     for t in tiles(height, width, header.tile_size // PATCH, _halo(model)):
@@ -271,7 +268,7 @@ def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window) -> 
     height = min(window.rows.stop * PATCH, header.height) - first
     width = min(window.columns.stop * PATCH, header.width) - left_end
     out: Pixels = np.empty((height, width, 3), np.uint8)
-    position = _position(model, header)
+    position = model.position(header.rate_point)
     for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model), window):
         rows, columns = t.rows, t.columns
         outer = y_hat[:, :, rows.outer_start : rows.outer_stop, columns.outer_start : columns.outer_stop]
@@ -287,84 +284,6 @@ def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window) -> 
     return out
 
 
-def _hyper_indices(shape: tuple[int, ...]) -> Array:
-    """Table numbers of hyper-latent symbols (Cz, h, w): one table per channel."""
-    return np.broadcast_to(np.arange(shape[0], dtype=np.uint16)[:, None, None], shape)
-
-
-def _run_groups(
-    model: Model,
-    z: Array,
-    header: Header,
-    size: tuple[int, int],
-    total: int,
-    make_coder: Callable[[Tensor, Tensor], Coder],
-    coded: int,
-) -> Tensor:
-    """The loop over the groups, for both directions: hyper-latent symbols (Cz, h, w) → ŷ (1, C, *size).
-
-    ``make_coder`` gets the gains m and m' (1, C, 1, 1) with Δ included.
-    """
-    network, position = model.network, _position(model, header)
-    channels = model.config.group_ends[total - 1]
-    delta = header.delta / DELTA_OCTAVE
-    hyper_inverse = torch.exp2(network.hyper_gain(position)[1])[:, :, None, None]
-    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in network.gain(position))
-    z_hat = torch.from_numpy(z).to(model.device)[None].float() * hyper_inverse
-    features = network.features(z_hat)[:, :, : size[0], : size[1]]
-    coder = make_coder(torch.exp2(log2_gain - delta), torch.exp2(log2_inverse + delta))
-    return code_groups(network, features, position, coder, coded, total)
-
-
-@dataclass(frozen=True)
-class _TileSymbols:
-    """What is to be coded of one tile: the hyper-latent's symbols (Cz, ⌈h/4⌉, ⌈w/4⌉), the latent's and their
-    table numbers (C, h, w)."""
-
-    hyper: Array
-    symbols: Array
-    numbers: Array
-
-
-def _encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> _TileSymbols:
-    """Latent of one tile (1, C, h, w) → its symbols."""
-    network, position = model.network, _position(model, header)
-    height, width = y.shape[2:]
-    z_gain = torch.exp2(network.hyper_gain(position)[0])[:, :, None, None]
-    z_rounded = torch.round(network.h_a(y, position) * z_gain)[0].clamp(-MAX_SYMBOL, MAX_SYMBOL)
-    z = z_rounded.cpu().numpy().astype(np.int32)
-    numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, y.shape[1])
-    numbers = numbers[:, :height, :width]
-    coded = torch.from_numpy(model.tables.sizes[numbers] > 0).to(model.device)[None].float()
-    encoders: list[SymbolEncoder] = []
-
-    def make_coder(gain: Tensor, inverse: Tensor) -> SymbolEncoder:
-        rounding = _rounding(model, header, numbers, inverse) if effort else None
-        encoders.append(SymbolEncoder(y, gain, inverse, coded, MAX_SYMBOL, rounding))
-        return encoders[0]
-
-    _run_groups(model, z, header, (height, width), header.groups, make_coder, header.groups)
-    return _TileSymbols(z, encoders[0].symbols[0].cpu().numpy().astype(np.int32), numbers)
-
-
-def _write_layers(
-    model: Model, by_tile: Sequence[_TileSymbols], layer_ends: tuple[int, ...]
-) -> list[list[bytes]]:
-    """Streams of every layer and tile, for layers that end after these groups."""
-    streams: list[list[bytes]] = []
-    for start, end in pairwise((0, *layer_ends)):
-        streams.append([])
-        for tile in by_tile:
-            writer = SymbolWriter()
-            if start == 0:
-                writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
-            for g in range(start, end):
-                part = slice(model.config.group_ends[g] - model.config.groups[g], model.config.group_ends[g])
-                writer.put(tile.symbols[part], tile.numbers[part], model.tables)
-            streams[-1].append(writer.getvalue())
-    return streams
-
-
 def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tuple[int, ...]:
     """The layer ends without those of layers that are too small to be worth a stream of their own."""
     ends: list[int] = []
@@ -377,56 +296,3 @@ def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tup
     if size:
         ends = [*ends[:-1], layer_ends[-1]]
     return tuple(ends or layer_ends[-1:])
-
-
-def _rounding(model: Model, header: Header, numbers: Array, inverse: Tensor) -> RateDistortionRounding:
-    """The encoder's choice of symbols at the λ of the rate point and Δ: an error of one step in a channel
-    is one of m'·deviation in an orthonormal transform, and λ counts the mean over three colours."""
-    lmbda = model.config.lmbda(_position(model, header)) / 4 ** (header.delta / DELTA_OCTAVE)
-    step = 255 * inverse * model.network.g_s.deviation[: inverse.shape[1], None, None]
-    weight = DISTORTION_WEIGHT * lmbda / 3 * step.square()
-    tables = torch.from_numpy(numbers.astype(np.int64)).to(model.device)[None]
-    return RateDistortionRounding(model.symbol_costs, tables, weight)
-
-
-def _decode_tile(
-    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int], total: int
-) -> Tensor:
-    """Streams of tile ``number``, one for each layer that is there → ŷ (1, C, *size); groups up to ``total``
-    that are not there stand at their predicted means."""
-    coded = header.layer_ends[len(streams) - 1]
-    z, symbols, _ = _read_symbols(model, streams, header, number, size)
-    values = torch.from_numpy(symbols).to(model.device)[None].float()
-
-    def make_coder(_: Tensor, inverse: Tensor) -> SymbolDecoder:
-        return SymbolDecoder(values, inverse[:, : values.shape[1]])
-
-    return _run_groups(model, z, header, size, total, make_coder, coded)
-
-
-def _read_symbols(
-    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int]
-) -> tuple[Array, Array, Array]:
-    """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the
-    groups that are there, with their table numbers. BitstreamError names the stream."""
-    config = model.config
-    channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
-    z = np.zeros((config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER)), np.int32)
-    symbols = np.zeros((channels, *size), np.int32)
-    numbers = np.zeros(0, np.uint16)
-    group = 0
-    for layer, stream in enumerate(streams):
-        try:
-            reader = SymbolReader(stream)
-            if layer == 0:
-                z = reader.get(_hyper_indices(z.shape), model.hyper_tables)
-                numbers = model.integer_net.table_numbers(z, header.rate_point, header.delta, channels)
-                numbers = numbers[:, : size[0], : size[1]]
-            for g in range(group, header.layer_ends[layer]):
-                part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
-                symbols[part] = reader.get(numbers[part], model.tables)
-            reader.finish()
-        except BitstreamError as error:
-            raise BitstreamError(f"stream of layer {layer + 1}, tile {number + 1}: {error}") from error
-        group = header.layer_ends[layer]
-    return z, symbols, numbers

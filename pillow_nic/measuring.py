@@ -19,10 +19,11 @@ from PIL import Image
 
 from .anchors import Point
 from .metrics import METRICS, Curve
-from .quality import DEFAULT_EFFORT
+from .quality import DEFAULT_EFFORT, DEFAULT_TUNE, TUNES
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
     from .codec import Pixels
+    from .weights import Model
 
 QUALITIES = [i / 8 for i in range(9)]
 MONOTONE_QUALITIES = [i / 20 for i in range(21)]
@@ -49,8 +50,9 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Nic:
-    """`.nic` at one effort. ``device`` None: the best there is; ``width`` None: the codec's choice."""
+    """`.nic` at one tune and effort. ``device`` None: the best there is; ``width`` None: the codec's."""
 
+    tune: str = DEFAULT_TUNE
     effort: int = DEFAULT_EFFORT
     device: str | None = None
     width: int | None = None
@@ -58,7 +60,7 @@ class Nic:
 
     @property
     def name(self) -> str:
-        return f"nic-e{self.effort}"
+        return f"nic-{self.tune}-e{self.effort}"
 
     @property
     def format(self) -> str:
@@ -66,16 +68,25 @@ class Nic:
 
     @property
     def save(self) -> Mapping[str, Any]:
-        return {"effort": self.effort, "width": self.width}
+        return {"tune": self.tune, "effort": self.effort, "width": self.width}
 
     @property
     def ladder(self) -> Sequence[Mapping[str, Any]]:
         return [{"quality": quality} for quality in self.qualities]
 
-    def load(self) -> None:
+    @property
+    def metric(self) -> str:
+        """What the model was trained for."""
+        return self.tune.replace("-", "_")
+
+    @property
+    def model(self) -> Model:
         from . import weights
 
-        weights.load(device=weights.pick_device(self.device))
+        return weights.load(TUNES[self.tune], weights.pick_device(self.device))
+
+    def load(self) -> None:
+        _ = self.model
 
     def encode(self, pixels: Pixels, param: Mapping[str, Any]) -> bytes:
         from . import codec
@@ -90,22 +101,23 @@ class Nic:
     def __str__(self) -> str:
         import torch
 
-        from . import weights
-
-        device = weights.pick_device(self.device)
-        model = weights.load(device=device)
+        model = self.model
         width = self.width or len(model.config.widths)
         return (
             f"{self.name}: {model.name} ({model.hash.hex()}) at effort {self.effort}, width {width} of "
-            f"{len(model.config.widths)}, on {device}, torch threads: {torch.get_num_threads()}"
+            f"{len(model.config.widths)}, on {model.device}, torch threads: {torch.get_num_threads()}"
         )
 
 
 def nics(args: argparse.Namespace, qualities: Sequence[float]) -> list[Nic]:
-    """What the options of `nic bench` ask for, one for each effort; ``qualities``: if they name none."""
+    """What the options of `nic bench` ask for, for each tune and effort; ``qualities``: if they name none."""
     chosen = sorted({*(args.qualities or qualities)})
+    tunes = dict.fromkeys(args.tunes or [DEFAULT_TUNE])
     efforts = sorted({*(args.efforts or [DEFAULT_EFFORT])})
-    return [Nic(effort, args.device, args.width, chosen) for effort in efforts]
+    return [
+        Nic(tune, effort, args.device, args.width, chosen)
+        for tune, effort in itertools.product(tunes, efforts)
+    ]
 
 
 # ------------------------------------------------------------------------------------- pictures and points

@@ -1,4 +1,4 @@
-"""The user's quality and effort, and the rate point that stands in a file for a quality."""
+"""The user's quality, effort and tune, and the rate point that stands in a file for a quality."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 DEFAULT_QUALITY = 0.5
 DEFAULT_EFFORT = 1
 TOP_EFFORT = 1
+# What the weights were trained for, and the model that was: its name in a file says which.
+TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
+DEFAULT_TUNE = "ms-ssim"
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
 TOP_RATE_POINT = 65535
@@ -41,3 +44,13 @@ def parse_effort(value: object) -> int:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= int(value) <= TOP_EFFORT:
         return int(value)
     raise ValueError(f"effort must be 0 or {TOP_EFFORT}, not {value!r}")
+
+
+def parse_tune(value: object) -> str:
+    """What to encode for: "ms-ssim", nearest to what people see, or "psnr", least squared error.
+
+    ValueError for everything else.
+    """
+    if isinstance(value, str) and value in TUNES:
+        return value
+    raise ValueError(f"tune must be {' or '.join(map(repr, TUNES))}, not {value!r}")

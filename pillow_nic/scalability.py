@@ -3,16 +3,16 @@
     nic bench kodak/ --layers
     nic bench kodak/ --widths
 
---layers: bytes and PSNR after each layer, and how many more bytes that is than a file without layers of the
-same PSNR. --widths: for each width its multiply–adds, its time and its BD-rate against the full width. Needs
-the extra `bench`."""
+--layers: bytes and quality after each layer, and how many more bytes that is than a file without layers of
+the same quality. --widths: for each width its multiply–adds, its time and its BD-rate against the full width.
+Quality is what the model was trained for, PSNR or MS-SSIM. Needs the extra `bench`."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -20,12 +20,12 @@ from statistics import fmean, median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import codec, weights
+from . import codec
 from .benchmark import SPEED_SIDES
 from .container import parse_header
 from .entropy_model import SymbolDecoder, code_groups
-from .measuring import QUALITIES, Nic, curve, means, measure, progress, read, speed, table
-from .metrics import Curve, bd_rate, psnr
+from .measuring import QUALITIES, Nic, curve, means, measure, nics, progress, read, speed, table
+from .metrics import METRICS, Curve, bd_rate
 from .network import Network
 from .quality import DEFAULT_QUALITY, TOP_RATE_POINT
 
@@ -38,30 +38,35 @@ RUNS = 7  # to time a width
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first layers of one picture's file. ``excess``: their bytes against a file without layers of the
-    same PSNR, minus 1; None where no quality has that PSNR."""
+    """The first layers of one picture's file. ``score``: in dB; ``excess``: their bytes against a file
+    without layers of the same score, minus 1; None where no quality has that score."""
 
     picture: str
     quality: float
     layers: int
     bpp: float
     share: float
-    psnr: float
+    score: float
     excess: float | None
 
 
-def prefixes(path: Path, qualities: Sequence[float], device: str | None = None) -> list[Prefix]:
+def prefixes(path: Path, setting: Nic) -> list[Prefix]:
     """Every prefix of whole layers of a picture's files."""
     pixels = read(path)
+    metric = METRICS[setting.metric]
+
+    def score(data: bytes, layers: int | None = None) -> float:
+        return metric.on_curve(metric.score(pixels, codec.decode(data, layers=layers, device=setting.device)))
+
     plain = []
     for quality in QUALITIES:
-        data = codec.encode(pixels, quality=quality, layers=1, device=device)
-        plain.append((_bpp(len(data), pixels), psnr(pixels, codec.decode(data, device=device))))
+        data = setting.encode(pixels, {"quality": quality, "layers": 1})
+        plain.append((_bpp(len(data), pixels), score(data)))
     found = []
-    for quality in qualities:
-        data = codec.encode(pixels, quality=quality, device=device)
+    for quality in setting.qualities:
+        data = setting.encode(pixels, {"quality": quality})
         for k, end in enumerate(parse_header(data).layer_offsets, 1):
-            decibels = psnr(pixels, codec.decode(data, layers=k, device=device))
+            decibels = score(data, k)
             rate = rate_at(plain, decibels)
             bpp = _bpp(end, pixels)
             excess = bpp / rate - 1 if rate else None
@@ -70,7 +75,7 @@ def prefixes(path: Path, qualities: Sequence[float], device: str | None = None) 
 
 
 def rate_at(curve: Curve, decibels: float) -> float | None:
-    """The curve's bpp at a PSNR, PCHIP over log-rate; None outside it."""
+    """The curve's bpp at a quality, PCHIP over log-rate; None outside it."""
     from scipy.interpolate import PchipInterpolator
 
     by_quality = sorted((quality, math.log(bpp)) for bpp, quality in curve)
@@ -79,11 +84,11 @@ def rate_at(curve: Curve, decibels: float) -> float | None:
 
 
 def layers_that_do_not_sharpen(found: Sequence[Prefix]) -> list[str]:
-    """Where a layer does not raise the PSNR."""
+    """Where a layer does not raise the score."""
     return [
-        f"{b.picture}, quality {b.quality:g}, layer {b.layers}: {a.psnr:.3f} to {b.psnr:.3f} dB"
+        f"{b.picture}, quality {b.quality:g}, layer {b.layers}: {a.score:.3f} to {b.score:.3f} dB"
         for a, b in pairwise(found)
-        if (a.picture, a.quality) == (b.picture, b.quality) and b.psnr <= a.psnr
+        if (a.picture, a.quality) == (b.picture, b.quality) and b.score <= a.score
     ]
 
 
@@ -135,40 +140,48 @@ def _macs(run: Callable[[], object]) -> float:
 
 
 def layers(args: argparse.Namespace, pictures: list[Path]) -> int:
-    """Bytes and PSNR after each layer. 1 if a layer does not sharpen."""
-    qualities = args.qualities or LAYER_QUALITIES
+    """Bytes and quality after each layer. 1 if a layer does not sharpen."""
+    faults = [fault for setting in nics(args, LAYER_QUALITIES) for fault in _layers(setting, pictures)]
+    return int(bool(faults))
+
+
+def _layers(setting: Nic, pictures: list[Path]) -> list[str]:
+    title = METRICS[setting.metric].title
+    print(f"{setting}\n{len(pictures)} pictures of {pictures[0].parent.name}; means over the pictures")
     print(
-        f"{Nic(device=args.device)}\n{len(pictures)} pictures of {args.folder.name}; means over the pictures"
+        f"share: of the whole file's bytes; excess: bytes against a file without layers of the same {title}\n"
     )
-    print("share: of the whole file's bytes; excess: bytes against a file without layers of the same PSNR\n")
-    found = [p for path in progress(pictures, "picture") for p in prefixes(path, qualities, args.device)]
+    found = [p for path in progress(pictures, "picture") for p in prefixes(path, setting)]
     rows = []
     for quality, layer in sorted({(p.quality, p.layers) for p in found}):
         group = [p for p in found if (p.quality, p.layers) == (quality, layer)]
         excess = [p.excess for p in group if p.excess is not None]
         cells = [f"{quality:g}", f"{layer}", f"{len(group)}", f"{fmean(p.bpp for p in group):.4f}"]
-        cells += [f"{fmean(p.share for p in group):.1%}", f"{fmean(p.psnr for p in group):.2f}"]
-        cells += [f"{min(p.psnr for p in group):.2f}", f"{fmean(excess):+.1%}" if excess else "-"]
+        cells += [f"{fmean(p.share for p in group):.1%}", f"{fmean(p.score for p in group):.2f}"]
+        cells += [f"{min(p.score for p in group):.2f}", f"{fmean(excess):+.1%}" if excess else "-"]
         rows.append(cells)
-    print(table(["quality", "layers", "files", "bpp", "share", "PSNR dB", "least dB", "excess"], rows))
+    print(table(["quality", "layers", "files", "bpp", "share", f"{title} dB", "least dB", "excess"], rows))
     faults = layers_that_do_not_sharpen(found)
-    print(*faults, f"layers that do not raise the PSNR: {len(faults)}", sep="\n")
-    return int(bool(faults))
+    print(*faults, f"layers that do not raise the {title}: {len(faults)}", sep="\n")
+    return faults
 
 
 def widths(args: argparse.Namespace, pictures: list[Path]) -> int:
     """Multiply–adds, time and BD-rate of each width."""
-    model = weights.load(device=weights.pick_device(args.device))
-    qualities = args.qualities or QUALITIES
-    print(f"{Nic(device=args.device)}\n{len(pictures)} pictures of {args.folder.name}", end=", ")
-    print(f"{len(qualities)} qualities")
+    for setting in nics(args, QUALITIES):
+        _widths(setting, pictures)
+    return 0
+
+
+def _widths(full_width: Nic, pictures: list[Path]) -> None:
+    model, metric = full_width.model, full_width.metric
+    print(f"{full_width}\n{len(pictures)} pictures of {pictures[0].parent.name}", end=", ")
+    print(f"{len(full_width.qualities)} qualities")
     print(f"kMAC per pixel counted; seconds per megapixel: medians of {RUNS} runs at 1 megapixel")
-    print("BD-rate (PSNR) of files encoded and decoded at the width, against the full one; by itself: the")
-    print("quality up to which the encoder takes the width when it is not told\n")
-    settings = [
-        Nic(device=args.device, width=width, qualities=qualities)
-        for width in range(1, len(model.config.widths) + 1)
-    ]
+    title = METRICS[metric].title
+    print(f"BD-rate ({title}) of files encoded and decoded at the width, against the full one; by itself:")
+    print("the quality up to which the encoder takes the width when it is not told\n")
+    settings = [replace(full_width, width=width) for width in range(1, len(model.config.widths) + 1)]
     square = read(pictures[0])
     timed = [speed(square, RUNS, DEFAULT_QUALITY, setting, SPEED_SIDES[0]) for setting in settings]
     network = Network(model.config).eval().requires_grad_(False)
@@ -177,8 +190,8 @@ def widths(args: argparse.Namespace, pictures: list[Path]) -> int:
     for setting, times in reversed(list(zip(settings, timed, strict=True))):
         assert setting.width is not None
         parts = costs(network, setting.width - 1)
-        points = means(measure(progress(pictures, "picture"), setting), setting.ladder)
-        line = curve(points, "psnr")
+        points = means(measure(progress(pictures, "picture"), setting, [metric]), setting.ladder)
+        line = curve(points, metric)
         full = full or line
         limit = model.width_limits[setting.width - 1]
         rows.append(
@@ -194,4 +207,3 @@ def widths(args: argparse.Namespace, pictures: list[Path]) -> int:
         )
     head = ["width", "decode kMAC", "encode kMAC", "decode s/MP", "encode s/MP", "BD-rate", "by itself"]
     print(table(head, rows[::-1]))
-    return 0

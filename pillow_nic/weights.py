@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from . import self_test
 from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
-from .integer_net import IntegerHyperSynthesis
+from .integer_net import RATE_POINT_BITS, IntegerHyperSynthesis
 from .network import Network, NetworkConfig
+from .quality import DEFAULT_TUNE, TUNES
 
-DEFAULT_MODEL = "nic-1"
+DEFAULT_MODEL = TUNES[DEFAULT_TUNE]
 HASH_BYTES = 4
 COST_REACH = 15
 ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value
@@ -60,6 +61,11 @@ class Model:
     @property
     def config(self) -> NetworkConfig:
         return self.network.config
+
+    def position(self, rate_point: int) -> torch.Tensor:
+        """The rate point as the float networks see it: in 0 … rate_points − 1, shape (1,) on ``device``."""
+        position = rate_point * (self.config.rate_points - 1) / (1 << RATE_POINT_BITS)
+        return torch.tensor([position], dtype=torch.float32, device=self.device)
 
     @cached_property
     def symbol_costs(self) -> torch.Tensor:

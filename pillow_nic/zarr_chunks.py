@@ -9,7 +9,7 @@ store, once this package is installed."""
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -18,28 +18,30 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 
 from .chunks import decode_chunk, encode_chunk
-from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, parse_effort, parse_quality
+from .quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, parse_effort, parse_quality, parse_tune
 
 
 @dataclass(frozen=True)
 class NicSerializer(ArrayBytesCodec):  # type: ignore[misc]
-    """``quality``, ``effort``: as for `pillow_nic.encode`."""
+    """``quality``, ``effort``, ``tune``: as for `pillow_nic.encode`."""
 
     quality: float = DEFAULT_QUALITY
     effort: int = DEFAULT_EFFORT
+    tune: str = DEFAULT_TUNE
 
     is_fixed_size = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quality", parse_quality(self.quality))
         object.__setattr__(self, "effort", parse_effort(self.effort))
+        parse_tune(self.tune)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "nic", "configuration": {"quality": self.quality, "effort": self.effort}}
+        return {"name": "nic", "configuration": asdict(self)}
 
     def validate(self, *, dtype: Any, **_: Any) -> None:
         """ValueError before anything is written."""
@@ -50,7 +52,7 @@ class NicSerializer(ArrayBytesCodec):  # type: ignore[misc]
         raise NotImplementedError("the size of a .nic file depends on the picture")
 
     async def _encode_single(self, chunk: NDBuffer, spec: ArraySpec) -> Buffer | None:
-        data = await asyncio.to_thread(encode_chunk, chunk.as_numpy_array(), self.quality, self.effort)
+        data = await asyncio.to_thread(encode_chunk, chunk.as_numpy_array(), **asdict(self))
         return spec.prototype.buffer.from_bytes(data)
 
     async def _decode_single(self, data: Buffer, spec: ArraySpec) -> NDBuffer:

@@ -202,7 +202,7 @@ def _said(outcomes: dict[str, int], slowest: float, start: float) -> str:
 
 
 def main() -> int:
-    files = [file.read_bytes() for file in sorted(GOLDEN.glob("*.nic"))]
+    files = [file.read_bytes() for file in sorted(GOLDEN.glob("*/*.nic"))]
     if len(sys.argv) > 1 and not sys.argv[1].startswith("--"):
         return run_atheris(Path(sys.argv[1]), files)
     parser = argparse.ArgumentParser(

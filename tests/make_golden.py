@@ -1,8 +1,12 @@
-"""Make tests/golden anew, and the hex dump in FORMAT.md: only when a model is replaced."""
+"""Make the golden files of one model anew, and the hex dump in FORMAT.md: only when it is replaced.
+
+python tests/make_golden.py nic-1
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from pathlib import Path
 from unittest import mock
@@ -11,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pillow_nic import codec, container, weights
+from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic.weights import DEFAULT_MODEL
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
@@ -47,7 +52,7 @@ def symbols_digest(data: bytes) -> int:
     for number, (rows, columns) in codec._places(header):
         size = (rows.stop - rows.start, columns.stop - columns.start)
         streams = [layer[number] for layer in parsed.streams]
-        for part in codec._read_symbols(model, streams, header, number, size)[:2]:
+        for part in tile_coding.read_symbols(model, streams, header, number, size)[:2]:
             digest = zlib.crc32(part.astype("<i4").tobytes(), digest)
     return digest
 
@@ -82,23 +87,26 @@ def hex_dump(data: bytes) -> str:
 
 
 def format_section(data: bytes) -> str:
-    return f"{HEADING}\n`tests/golden/smallest.nic`, one grey pixel:\n\n```\n{hex_dump(data)}\n```\n"
+    place = f"tests/golden/{DEFAULT_MODEL}/smallest.nic"
+    return f"{HEADING}\n`{place}`, one grey pixel:\n\n```\n{hex_dump(data)}\n```\n"
 
 
-def main() -> None:
+def main(model: str) -> None:
     digests = {}
+    folder = GOLDEN / model
+    folder.mkdir(exist_ok=True)
     for name, (pixels, options) in pictures().items():
         tile_log2 = 6 if name == "tiles" else codec.TILE_LOG2
         with mock.patch.object(codec, "TILE_LOG2", tile_log2):
-            data = codec.encode(pixels, device="cpu", **options)
-        (GOLDEN / f"{name}.nic").write_bytes(data)
-        Image.fromarray(codec.decode(data, device="cpu")).save(GOLDEN / f"{name}.png", optimize=True)
+            data = codec.encode(pixels, model=model, device="cpu", **options)
+        (folder / f"{name}.nic").write_bytes(data)
+        Image.fromarray(codec.decode(data, device="cpu")).save(folder / f"{name}.png", optimize=True)
         digests[name] = symbols_digest(data)
-        if name == "smallest":
+        if (model, name) == (DEFAULT_MODEL, "smallest"):
             text = FORMAT.read_text(encoding="utf-8")
             FORMAT.write_text(text[: text.index("## 7 ")] + format_section(data), encoding="utf-8")
-    (GOLDEN / "symbols.json").write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+    (folder / "symbols.json").write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

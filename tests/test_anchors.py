@@ -77,7 +77,7 @@ def anchors_file(folder: Path, **more: object) -> Path:
 def test_published_curves(tmp_path: Path) -> None:
     file, pictures = anchors_file(tmp_path), [Path("x/a.png"), Path("x/b.webp")]
     assert list(load_published(file, pictures)) == ["vtm"]  # of the default ones, what is there
-    found = load_published(file, pictures, ["mine", "webp-m6"], measured=["webp-m6", "nic-e1"])
+    found = load_published(file, pictures, ["mine", "webp-m6"], measured=["webp-m6", "nic-ms-ssim-e1"])
     assert list(found) == ["mine", "webp-m6 (anchors)"]
     with pytest.raises(ValueError, match="has no nobody, but webp-m6, vtm, mine"):
         load_published(file, pictures, ["nobody"])

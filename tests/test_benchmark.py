@@ -79,12 +79,14 @@ def test_comparison(
     chosen = ["--efforts", "0", "1", "--qualities", "0", "0.5", "1", "--codecs", "webp-m6"]
     assert bench(*chosen, *outputs, "--anchors", "a.json") == 0
     text = capsys.readouterr().out
-    assert re.search(r"^nic-e0: nic-1 .* at effort 0, .* on cpu, torch threads: ", text, re.MULTILINE)
+    assert re.search(
+        r"^nic-ms-ssim-e0: nic-1-ms .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
+    )
     assert re.search(r"^webp-m6: WEBP, method=6 \(Pillow .*, webp .*\)$", text, re.MULTILINE)
-    rows = [line.split() for line in text.splitlines() if re.match(r"(nic-e.|webp-m6) +quality", line)]
+    rows = [line.split() for line in text.splitlines() if re.match(r"(nic-\S+|webp-m6) +quality", line)]
     assert [(row[0], row[2]) for row in rows] == [
-        *(("nic-e0", q) for q in ("0", "0.5", "1")),
-        *(("nic-e1", q) for q in ("0", "0.5", "1")),
+        *(("nic-ms-ssim-e0", q) for q in ("0", "0.5", "1")),
+        *(("nic-ms-ssim-e1", q) for q in ("0", "0.5", "1")),
         *(("webp-m6", q) for q in ("5", "50", "90")),
     ]
     pixels = np.asarray(Image.open("set/one.png"))
@@ -98,16 +100,16 @@ def test_comparison(
     assert content["images"] == ["one.png"]
     assert content["metrics"]["ssimulacra2"].startswith("ssimulacra2 ")
     assert content["codecs"]["webp-m6"]["save"] == {"method": 6}
-    point = content["codecs"]["nic-e0"]["points"][1]
+    point = content["codecs"]["nic-ms-ssim-e0"]["points"][1]
     assert point["bpp"] == pytest.approx(bpp)
     error = np.square(pixels.astype(float) - pillow_nic.decode(data, device="cpu")).mean()
     assert point["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
     assert 0.9 < point["ms_ssim"] < 1
     assert 20 < point["ssimulacra2"] < 90
-    assert list(content["bd_rate"]) == ["nic-e0", "nic-e1"]
-    assert list(content["bd_rate"]["nic-e0"]) == ["nic-e1", "webp-m6", "vtm"]
-    assert content["bd_rate"]["nic-e0"]["vtm"]["ssimulacra2"] == "not measured alike"
-    assert content["bd_rate"]["nic-e0"]["webp-m6"]["ssimulacra2"]["share"] > 0
+    assert list(content["bd_rate"]) == ["nic-ms-ssim-e0", "nic-ms-ssim-e1"]
+    assert list(content["bd_rate"]["nic-ms-ssim-e0"]) == ["nic-ms-ssim-e1", "webp-m6", "vtm"]
+    assert content["bd_rate"]["nic-ms-ssim-e0"]["vtm"]["ssimulacra2"] == "not measured alike"
+    assert content["bd_rate"]["nic-ms-ssim-e0"]["webp-m6"]["ssimulacra2"]["share"] > 0
     svg = Path("out.svg").read_text(encoding="utf-8")
     assert svg.count('<g id="axes_') == 3
 
@@ -116,14 +118,14 @@ def test_its_json_is_an_anchors_file(folder: Path, capsys: pytest.CaptureFixture
     chosen = ["--codecs", "--qualities", "0.3", "0.6", "0.9", "--metrics", "psnr"]
     assert bench(*chosen, "--json", "old.json") == 0
     assert "BD-rate" not in capsys.readouterr().out
-    arguments = ["--anchors", "old.json", "--against", "nic-e1", "--json", "new.json"]
+    arguments = ["--anchors", "old.json", "--against", "nic-ms-ssim-e1", "--json", "new.json"]
     assert bench(*chosen, *arguments) == 0
-    found = json.loads(Path("new.json").read_text(encoding="utf-8"))["bd_rate"]["nic-e1"]
-    assert list(found) == ["nic-e1 (old)"]  # the same version: as many bytes
-    assert found["nic-e1 (old)"]["psnr"] == {
+    found = json.loads(Path("new.json").read_text(encoding="utf-8"))["bd_rate"]["nic-ms-ssim-e1"]
+    assert list(found) == ["nic-ms-ssim-e1 (old)"]  # the same version: as many bytes
+    assert found["nic-ms-ssim-e1 (old)"]["psnr"] == {
         "percent": pytest.approx(0),
-        "low": pytest.approx(found["nic-e1 (old)"]["psnr"]["low"]),
-        "high": pytest.approx(found["nic-e1 (old)"]["psnr"]["high"]),
+        "low": pytest.approx(found["nic-ms-ssim-e1 (old)"]["psnr"]["low"]),
+        "high": pytest.approx(found["nic-ms-ssim-e1 (old)"]["psnr"]["high"]),
         "share": pytest.approx(1),
     }
 
@@ -148,7 +150,7 @@ def test_a_codec_that_fails_is_left_out(
     assert err == "webp-m6 is left out: two.png: too small for it\n"
     assert re.search(r"^jpeg-420 +[+-][\d.]+ %", out, re.MULTILINE)
     content = json.loads(Path("out.json").read_text(encoding="utf-8"))
-    assert list(content["codecs"]) == ["nic-e1", "jpeg-420"]
+    assert list(content["codecs"]) == ["nic-ms-ssim-e1", "jpeg-420"]
 
 
 def test_png_plot(folder: Path) -> None:
@@ -195,8 +197,8 @@ def test_speed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert bench("--speed", "1") == 0
     text = capsys.readouterr().out
     seconds = r"  +\d+\.\d{3} \(\d+\.\d{3}\)"
-    assert re.search(rf"^nic-e1 +48x48    +0\.500{seconds}{seconds}$", text, re.MULTILINE)
-    assert re.search(r"^nic-e1 +100x100 ", text, re.MULTILINE)
+    assert re.search(rf"^nic-ms-ssim-e1 +48x48    +0\.500{seconds}{seconds}$", text, re.MULTILINE)
+    assert re.search(r"^nic-ms-ssim-e1 +100x100 ", text, re.MULTILINE)
     assert text.endswith("median 3.00 s of 5 (1.00 to 5.00)\n")
 
 

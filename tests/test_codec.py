@@ -20,6 +20,7 @@ from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelEr
 from pillow_nic.header import Header
 from pillow_nic.metadata import Metadata
 from pillow_nic.network import Network
+from pillow_nic.quality import TUNES
 from pillow_nic.tiling import Window
 
 Pixels = codec.Pixels
@@ -92,19 +93,27 @@ def test_shape_comes_back(shape: tuple[int, ...], quality: float) -> None:
     assert (header.height, header.width) == shape[:2]
     assert header.mode == {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
     assert header.rate_point == round(quality * 65535)
-    assert (header.model, header.delta, header.layers) == ("nic-1", 0, 1)
+    assert (header.model, header.delta, header.layers) == ("nic-1-ms", 0, 1)
     decoded = decode(data)
     assert decoded.shape == shape
     assert decoded.dtype == np.uint8
     assert decoded.flags.c_contiguous
 
 
-def test_decoded_picture_is_that_picture() -> None:
+@pytest.mark.parametrize("tune", TUNES)
+def test_decoded_picture_is_that_picture(tune: str) -> None:
     pixels = picture(64, 80)
     # far below what any model reaches: this says which picture it is, not how good
-    assert psnr(decode(encode(pixels, quality=1.0)), pixels) > 20
-    assert psnr(decode(encode(pixels, quality=0.0)), pixels) > 12
-    assert psnr(decode(encode(255 - pixels, quality=1.0)), pixels) < 12
+    assert psnr(decode(encode(pixels, quality=1.0, tune=tune)), pixels) > 20
+    assert psnr(decode(encode(pixels, quality=0.0, tune=tune)), pixels) > 12
+    assert psnr(decode(encode(255 - pixels, quality=1.0, tune=tune)), pixels) < 12
+
+
+def test_model_by_its_name() -> None:
+    pixels = picture(24, 32)
+    assert encode(pixels, model="nic-1") == encode(pixels, tune="psnr")
+    with pytest.raises(UnsupportedModelError, match="model 'nic-9' is not installed"):
+        encode(pixels, model="nic-9")
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 2)])
@@ -379,13 +388,13 @@ def test_region(tiled_file: bytes, region: tuple[int, int, int, int], layers: in
 
 def test_a_region_decodes_no_tiles_elsewhere(tiled_file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    real = codec._decode_tile
+    real = codec.decode_tile
 
     def noting(model: Any, streams: Any, header: Any, number: int, *more: Any) -> torch.Tensor:
         decoded.append(number)
         return real(model, streams, header, number, *more)
 
-    monkeypatch.setattr(codec, "_decode_tile", noting)
+    monkeypatch.setattr(codec, "decode_tile", noting)
     decode(tiled_file, region=(0, 0, 16, 16))  # and a halo of 96 pixels: 2×2 of the 5×4 tiles
     assert decoded == [0, 1, 5, 6]
 

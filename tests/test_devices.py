@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_nic import codec, weights
+from pillow_nic import codec, tile_coding, weights
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -34,10 +34,8 @@ def test_symbols_are_decoded_on_the_cpu_whatever_the_device() -> None:
     data = codec.encode(pixels, quality=0.5, device="cuda")
     parsed = codec.container.parse(data)
     streams = [layer[0] for layer in parsed.streams]
-    read = [
-        codec._read_symbols(weights.load(device=torch.device(device)), streams, parsed.header, 0, (24, 32))
-        for device in ("cpu", "cuda")
-    ]
+    models = (weights.load(device=torch.device(device)) for device in ("cpu", "cuda"))
+    read = [tile_coding.read_symbols(model, streams, parsed.header, 0, (24, 32)) for model in models]
     for a, b in zip(*read, strict=True):
         np.testing.assert_array_equal(a, b)
 

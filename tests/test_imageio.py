@@ -251,7 +251,7 @@ def test_metadata(path: Path, data: bytes) -> None:
         "mode": "RGB",
         "layers": 3,
         "quality": pytest.approx(0.7, abs=1e-4),
-        "model": "nic-1",
+        "model": "nic-1-ms",
         "exif": b"Exif\0\0" + METADATA["exif"].tobytes().removeprefix(b"Exif\0\0"),
         "xmp": b"<x:xmpmeta/>",
         "icc_profile": METADATA["icc_profile"],
@@ -298,6 +298,7 @@ def test_every_option_of_write() -> None:
         {"quality": 0.2},
         {"quality": 20},
         {"effort": 0},
+        {"tune": "psnr"},
         {"layers": 2},
         {"layers": 1, "width": 2, "quality": 0.1, "device": "cpu"},
     ):
@@ -357,6 +358,7 @@ def test_what_may_not_be_written(image: Any, message: str) -> None:
     [
         ({"quality": 1.5}, ValueError),
         ({"effort": 9}, ValueError),
+        ({"tune": "ssim"}, ValueError),
         ({"layers": 99}, ValueError),
         ({"width": 0}, ValueError),
         ({"dpi": 72}, TypeError),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 import pillow_nic
 from pillow_nic import measuring
-from pillow_nic.measuring import Measurement, Nic, falls, means, measure
+from pillow_nic.measuring import Measurement, Nic, falls, means, measure, nics
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -42,13 +43,25 @@ def test_measure(file: Path) -> None:
     assert high.scores["psnr"] > low.scores["psnr"]
 
 
-def test_efforts_are_those_that_are_asked_for(file: Path) -> None:
+def test_tunes_and_efforts_are_those_that_are_asked_for(file: Path) -> None:
     pixels = np.asarray(Image.open(file))
-    files = [Nic(effort, "cpu").encode(pixels, {"quality": 0.5}) for effort in (0, 1)]
-    expected = [pillow_nic.encode(pixels, quality=0.5, effort=effort, device="cpu") for effort in (0, 1)]
-    assert files == expected
-    assert files[0] != files[1]
-    assert [Nic(effort).name for effort in (0, 1)] == ["nic-e0", "nic-e1"]
+    args = argparse.Namespace(
+        tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu", width=None, qualities=None
+    )
+    codecs = nics(args, [0.5])
+    assert [codec.name for codec in codecs] == [
+        "nic-psnr-e0",
+        "nic-psnr-e1",
+        "nic-ms-ssim-e0",
+        "nic-ms-ssim-e1",
+    ]
+    files = [codec.encode(pixels, codec.ladder[0]) for codec in codecs]
+    assert len(set(files)) == 4
+    for codec, data in zip(codecs, files, strict=True):
+        options = {"tune": codec.tune, "effort": codec.effort, "device": "cpu"}
+        assert pillow_nic.encode(pixels, quality=0.5, **options) == data
+        assert codec.model.name == pillow_nic.read_header(data).model
+    assert [codec.metric for codec in codecs] == ["psnr", "psnr", "ms_ssim", "ms_ssim"]
 
 
 def test_falls() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageFile, ImageStat, UnidentifiedImageError
 
 import pillow_nic
 from pillow_nic import codec, container
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.NicImagePlugin import NicImageFile
+from pillow_nic.quality import DEFAULT_TUNE, TUNES
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -97,10 +98,10 @@ def test_open_reads_header_and_metadata_only(tmp_path: Path) -> None:
 
 def test_info_tells_what_the_header_says(layered: bytes) -> None:
     im = opened(layered)
-    assert im.info == {"layers": 3, "quality": pytest.approx(0.7, abs=1e-5), "model": "nic-1"}
+    assert im.info == {"layers": 3, "quality": pytest.approx(0.7, abs=1e-5), "model": "nic-1-ms"}
     header = pillow_nic.read_header(layered)
     assert header.layers == 3
-    assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-1")
+    assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-1-ms")
     assert pillow_nic.read_header(io.BytesIO(layered)) == header
 
 
@@ -471,6 +472,16 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "x.nic").read_bytes() == saved(im, quality=0.4)
 
 
+def test_tunes_differ_and_are_found_again() -> None:
+    im = photo()
+    files = {tune: saved(im, tune=tune) for tune in TUNES}
+    assert files[DEFAULT_TUNE] == saved(im)
+    assert [opened(data).info["model"] for data in files.values()] == list(TUNES.values())
+    differences = [ImageChops.difference(opened(data), im) for data in files.values()]
+    squares = dict(zip(TUNES, (ImageStat.Stat(d).rms[1] for d in differences), strict=True))
+    assert squares["psnr"] < squares["ms-ssim"] < 20
+
+
 def test_layers_and_width() -> None:
     im = photo()
     for layers in (1, 2):
@@ -490,6 +501,8 @@ def test_layers_and_width() -> None:
         ({"quality": None}, ValueError, "quality must be"),
         ({"quality": float("nan")}, ValueError, "quality must be"),
         ({"quality": "high"}, ValueError, "quality must be"),
+        ({"effort": 2}, ValueError, "effort must be"),
+        ({"tune": "vmaf"}, ValueError, "tune must be"),
         ({"layers": 0}, ValueError, "layers must be"),
         ({"layers": 1000}, ValueError, "layers must be"),
         ({"layers": 1.5}, ValueError, "layers must be"),

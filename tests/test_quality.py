@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pillow_nic.quality import DEFAULT_QUALITY, parse_effort, parse_quality, rate_point
+from pillow_nic.quality import DEFAULT_QUALITY, TUNES, parse_effort, parse_quality, parse_tune, rate_point
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,14 @@ def test_effort(value: object, effort: int) -> None:
 def test_other_efforts_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="effort must be 0 or 1"):
         parse_effort(value)
+
+
+def test_tunes_have_models_of_their_own() -> None:
+    assert [parse_tune(tune) for tune in TUNES] == ["ms-ssim", "psnr"]
+    assert len(set(TUNES.values())) == 2
+
+
+@pytest.mark.parametrize("value", ["ssim", "PSNR", "", None, 1, ["psnr"]])
+def test_other_tunes_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="tune must be 'ms-ssim' or 'psnr'"):
+        parse_tune(value)

@@ -12,6 +12,7 @@ from PIL import Image
 import pillow_nic
 from pillow_nic import scalability
 from pillow_nic.cli import main
+from pillow_nic.measuring import Nic
 from pillow_nic.scalability import Prefix, layers_that_do_not_sharpen, prefixes, rate_at
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
@@ -22,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One picture, just large enough for layers."""
     where = tmp_path_factory.mktemp("pictures")
     with Image.open(PHOTO) as im:
-        im.convert("RGB").crop((60, 60, 236, 188)).save(where / "one.png")
+        im.convert("RGB").crop((60, 60, 236, 222)).save(where / "one.png")
     return where
 
 
@@ -36,23 +37,23 @@ def test_rate_at_a_psnr() -> None:
 
 def test_prefixes_are_those_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scalability, "QUALITIES", [0.0, 0.3, 0.6])
-    found = prefixes(folder / "one.png", [0.6])
+    found = prefixes(folder / "one.png", Nic("psnr", qualities=[0.6]))
     pixels = np.asarray(Image.open(folder / "one.png"))
-    data = pillow_nic.encode(pixels, quality=0.6)
+    data = pillow_nic.encode(pixels, quality=0.6, tune="psnr")
     offsets = pillow_nic.read_header(data).layer_offsets
     assert [p.layers for p in found] == list(range(1, len(offsets) + 1))
     assert len(found) > 3
-    assert [p.bpp for p in found] == pytest.approx([8 * end / (176 * 128) for end in offsets])
+    assert [p.bpp for p in found] == pytest.approx([8 * end / (176 * 162) for end in offsets])
     assert [p.share for p in found] == pytest.approx([end / len(data) for end in offsets])
     error = np.square(pillow_nic.decode(data, layers=2).astype(float) - pixels).mean()
-    assert found[1].psnr == pytest.approx(10 * math.log10(255**2 / error))
-    plain = pillow_nic.encode(pixels, quality=0.6, layers=1)
+    assert found[1].score == pytest.approx(10 * math.log10(255**2 / error))
+    plain = pillow_nic.encode(pixels, quality=0.6, layers=1, tune="psnr")
     assert found[-1].excess == pytest.approx(len(data) / len(plain) - 1, abs=1e-6)
 
 
 def test_layers_that_do_not_sharpen() -> None:
-    def prefix(picture: str, layers: int, psnr: float) -> Prefix:
-        return Prefix(picture, 0.5, layers, 1.0, 1.0, psnr, None)
+    def prefix(picture: str, layers: int, score: float) -> Prefix:
+        return Prefix(picture, 0.5, layers, 1.0, 1.0, score, None)
 
     found = [
         prefix("a", 1, 25),
@@ -64,17 +65,18 @@ def test_layers_that_do_not_sharpen() -> None:
     assert layers_that_do_not_sharpen(found) == ["a, quality 0.5, layer 3: 26.000 to 26.000 dB"]
 
 
+@pytest.mark.parametrize(("tune", "title"), [("psnr", "PSNR"), ("ms-ssim", "MS-SSIM")])
 def test_layers_command(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tune: str, title: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scalability, "QUALITIES", [0.0, 0.5])
-    assert main(["bench", str(folder), "--layers", "--qualities", "0.5"]) == 0
+    assert main(["bench", str(folder), "--layers", "--tunes", tune, "--qualities", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("0.5")]
     assert [row[1] for row in rows] == [str(k) for k in range(1, len(rows) + 1)]
     assert len(rows) > 3
     assert rows[-1][4] == "100.0%"
-    assert lines[-1] == "layers that do not raise the PSNR: 0"
+    assert lines[-1] == f"layers that do not raise the {title}: 0"
 
 
 def test_widths_command(

@@ -373,7 +373,11 @@ def test_no_steps_only_validate(
 
 
 def test_training_for_ms_ssim(
-    parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parts: SimpleNamespace,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sides = {"crop": 176, "last_crop": 176, "steps": 2, "batch": 1}
     config = settings(parts, data, tmp_path, tune="ms-ssim", valid=str(data), valid_pictures=1, **sides)
@@ -382,6 +386,12 @@ def test_training_for_ms_ssim(
     assert len(rows) == 7
     assert all(0 < row["ms_ssim"] < 1 for row in rows)
     assert rows[-1]["ms_ssim"] > rows[0]["ms_ssim"]
+    monkeypatch.setattr(weights, "_FOLDERS", (tmp_path / "elsewhere",))
+    checkpoint = str(tmp_path / "checkpoint.safetensors")
+    parts.export.main([checkpoint, str(tmp_path / "model.safetensors"), "--valid", str(data)])
+    card = (tmp_path / "model.md").read_text("utf-8")
+    assert "estimated bytes at equal MS-SSIM on" in card
+    assert "whole files, bpp | MS-SSIM, dB |" in card
     with pytest.raises(SystemExit):
         parts.train.main(["--data", str(data), "--tune", "ssim"])
 

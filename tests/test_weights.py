@@ -18,6 +18,7 @@ from tiny_model import CONFIG, METADATA, random_network, save_weights, weights_t
 
 from pillow_nic import weights
 from pillow_nic.errors import NicError, UnsupportedModelError, WeightsError
+from pillow_nic.quality import TUNES
 from pillow_nic.weights import available_models, find, load, pick_device, read
 
 CPU = torch.device("cpu")
@@ -96,9 +97,10 @@ def test_forked_worker_of_a_parent_that_uses_cuda_gets_the_cpu(machine: Callable
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def test_default_model_is_installed() -> None:
-    assert weights.DEFAULT_MODEL in available_models()
-    assert find(weights.DEFAULT_MODEL).stat().st_size <= 20e6
+def test_every_tune_has_a_model_of_at_most_20_mb() -> None:
+    assert available_models() == sorted(TUNES.values())
+    for model in TUNES.values():
+        assert find(model).stat().st_size <= 20e6
 
 
 def test_model_of_a_file(folder: Path) -> None:
@@ -137,7 +139,7 @@ def test_model_that_is_not_installed(folder: Path, name: str) -> None:
 
 
 def test_no_models_at_all(folder: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'nic-1' is not installed \(installed: none\)"):
+    with pytest.raises(UnsupportedModelError, match=r"'nic-1-ms' is not installed \(installed: none\)"):
         load()
     assert issubclass(UnsupportedModelError, OSError)
 

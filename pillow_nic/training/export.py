@@ -21,10 +21,11 @@ from tqdm import tqdm
 from .. import codec, container, self_test, weights
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
 from ..integer_net import IntegerHyperSynthesis, quantise
+from ..metrics import METRICS, Metric
 from ..network import Network
 from ..quality import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward
-from .train import load_checkpoint, validate, validation_pictures
+from .train import load_checkpoint, load_recipe, validate, validation_pictures
 
 ROWS, COLUMNS = 48, 7
 SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
@@ -47,17 +48,26 @@ def _hyper_table(pmf: np.ndarray) -> Table:
     return table_from_pmf(pmf / max(pmf.sum(), 1.0), HYPER_REACH)
 
 
-def width_costs(model: TrainingModel, pictures: list[Tensor]) -> np.ndarray:
-    """Estimated bytes of each width against the full one at equal PSNR, minus 1: (widths, positions), means
-    over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond its ends."""
+def metric_of(tune: str) -> tuple[str, Metric]:
+    """What a model for this ``tune`` is measured by, and its name in rows and tables."""
+    name = tune.replace("-", "_")
+    return name, METRICS[name]
+
+
+def width_costs(model: TrainingModel, pictures: list[Tensor], tune: str = "psnr") -> np.ndarray:
+    """Estimated bytes of each width against the full one at equal PSNR or MS-SSIM, minus 1: (widths,
+    positions), means over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond
+    its ends."""
     config = model.network.config
     positions = [float(i) for i in range(config.rate_points)]
-    curves = [validate(model, pictures, positions, False, width) for width in range(len(config.widths))]
-    rate, psnr = (np.array([[row[key] for row in curve] for curve in curves]) for key in ("bpp", "psnr"))
-    x, y = psnr[-1], np.log(rate[-1])
+    name, metric = metric_of(tune)
+    curves = [validate(model, pictures, positions, False, width, tune) for width in range(len(config.widths))]
+    rate = np.array([[row["bpp"] for row in curve] for curve in curves])
+    score = np.array([[metric.on_curve(row[name]) for row in curve] for curve in curves])
+    x, y = score[-1], np.log(rate[-1])
     low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
     x, y = np.r_[x[0] - 9, x, x[-1] + 9], np.r_[y[0] - 9 * low, y, y[-1] + 9 * high]
-    return np.expm1(np.log(rate) - np.interp(psnr, x, y))
+    return np.expm1(np.log(rate) - np.interp(score, x, y))
 
 
 def width_limits(costs: np.ndarray, most: float = MOST_WIDTH_COST) -> list[int]:
@@ -80,7 +90,8 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     costs = None
     if valid is not None:
-        costs = width_costs(model, validation_pictures(valid, 12, torch.device("cpu")))
+        pictures = validation_pictures(valid, 12, torch.device("cpu"))
+        costs = width_costs(model, pictures, load_recipe(checkpoint)["tune"])
     tensors: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay.
@@ -132,16 +143,17 @@ def integer_cost(
 ) -> list[str]:
     """Per quality, a table row: the float model's estimated bits per pixel on validation pictures; those of
     real files' streams and how far they are off: integer network, integer tables and coder together; and
-    those of the whole files with their PSNR."""
+    those of the whole files with their PSNR or MS-SSIM."""
     config, state, _ = load_checkpoint(checkpoint)
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
     weights.use(file, torch.device("cpu"))
+    _, metric = metric_of(load_recipe(checkpoint)["tune"])
     pictures = validation_pictures(folder, 24, torch.device("cpu"))
     rows = []
     for quality in tqdm(qualities):
-        estimated, coded, real, psnr = [], [], [], []
+        estimated, coded, real, scores = [], [], [], []
         for x in pictures:
             position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
             estimated.append(forward(model, x, position, hard=True).bpp.item())
@@ -150,11 +162,10 @@ def integer_cost(
             streams = container.parse(data).streams
             coded.append(8 * sum(len(s) for layer in streams for s in layer) / pixels[..., 0].size)
             real.append(8 * len(data) / pixels[..., 0].size)
-            error = np.square(pixels.astype(float) - codec.decode(data, device="cpu")).mean()
-            psnr.append(10 * np.log10(255**2 / error))
+            scores.append(metric.on_curve(metric.score(pixels, codec.decode(data, device="cpu"))))
         change = 100 * (np.mean(coded) / np.mean(estimated) - 1)
         streams_cell = f"{np.mean(coded):.4f} | {change:+.2f} %"
-        files_cell = f"{np.mean(real):.4f} | {np.mean(psnr):.2f}"
+        files_cell = f"{np.mean(real):.4f} | {np.mean(scores):.2f}"
         rows.append(f"| {quality} | {np.mean(estimated):.4f} | {streams_cell} | {files_cell} |")
     return rows
 
@@ -164,7 +175,8 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
     model = weights.read(file, file.stem, torch.device("cpu"))
     with safe_open(checkpoint, "pt") as f:
         metadata = f.metadata()
-    recipe = json.loads(metadata["training"])
+    recipe = load_recipe(checkpoint)
+    title = metric_of(recipe["tune"])[1].title
     for key in ("data", "valid", "out", "resume"):  # places on one machine say nothing to others
         del recipe[key]
     bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())
@@ -184,8 +196,8 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
         steps = costs.shape[1] - 1
         lines += [
             "",
-            "Widths against the full one, estimated bytes at equal PSNR on the validation pictures, and the "
-            f"highest quality up to which the encoder takes the width by itself (at most "
+            f"Widths against the full one, estimated bytes at equal {title} on the validation pictures, and "
+            f"the highest quality up to which the encoder takes the width by itself (at most "
             f"{MOST_WIDTH_COST:.1%} more bytes):",
             "",
             "| width | "
@@ -199,7 +211,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
             "",
             "Validation pictures, float estimate against what the streams of real files take (effort 0):",
             "",
-            "| quality | estimate, bpp | streams, bpp | difference | whole files, bpp | PSNR, dB |",
+            f"| quality | estimate, bpp | streams, bpp | difference | whole files, bpp | {title}, dB |",
             "|---|---|---|---|---|---|",
             *integer_cost(file, checkpoint, folder),
         ]

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..network import NetworkConfig
+from ..quality import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .loss import TrainingModel, forward, similarity, structural_distortion
 from .revive import revive
@@ -93,6 +94,12 @@ def load_checkpoint(path: Path) -> tuple[NetworkConfig, dict[str, Tensor], dict[
         state = {k[len(prefix) :]: f.get_tensor(k) for k in keys if k.startswith(prefix)}
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return NetworkConfig.from_json(metadata["network"]), state, json.loads(metadata.get("done", "{}"))
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The `TrainConfig` that a checkpoint was trained with, as a dictionary."""
+    with safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["training"])
 
 
 def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -308,7 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value)
         else:
-            choices = {"tune": ("psnr", "ms-ssim"), "optimizer": ("adam", "muon", "soap")}.get(name)
+            choices = {"tune": TUNES, "optimizer": ("adam", "muon", "soap")}.get(name)
             kind = {"steps": int}.get(name, str if value is None else type(value))
             parser.add_argument(flag, type=kind, default=value, choices=choices)
     parser.add_argument(
