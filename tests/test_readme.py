@@ -54,7 +54,7 @@ def test_the_examples_of_the_command(here: Path) -> None:
     (here / "pictures").mkdir()
     shutil.copy("photo.png", "pictures/one.png")
     shutil.copy("photo.png", "two.jpg")
-    assert len(nic_lines) == 7
+    assert len(nic_lines) == 8
     for line in nic_lines:
         assert main(shlex.split(line)[1:]) == 0, line
 
