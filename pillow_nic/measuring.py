@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from .anchors import Point
-from .metrics import METRICS, Curve
+from .metrics import METRICS, Curve, metric_of
 from .quality import DEFAULT_EFFORT, DEFAULT_TUNE, TUNES
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
@@ -77,7 +77,7 @@ class Nic:
     @property
     def metric(self) -> str:
         """What the model was trained for."""
-        return self.tune.replace("-", "_")
+        return metric_of(self.tune)
 
     @property
     def model(self) -> Model:

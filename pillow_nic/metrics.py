@@ -103,6 +103,12 @@ METRICS = {
     "ssimulacra2": Metric("SSIMULACRA2", "", ssimulacra2, float, 225, "ssimulacra2"),
 }
 
+
+def metric_of(tune: str) -> str:
+    """Which of the metrics a model for this ``tune`` was trained for."""
+    return tune.replace("-", "_")
+
+
 # ------------------------------------------------------------------------------------------------- BD-rate
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .. import codec, container, self_test, weights
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
 from ..integer_net import IntegerHyperSynthesis, quantise
-from ..metrics import METRICS, Metric
+from ..metrics import METRICS, metric_of
 from ..network import Network
 from ..quality import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward
@@ -48,22 +48,16 @@ def _hyper_table(pmf: np.ndarray) -> Table:
     return table_from_pmf(pmf / max(pmf.sum(), 1.0), HYPER_REACH)
 
 
-def metric_of(tune: str) -> tuple[str, Metric]:
-    """What a model for this ``tune`` is measured by, and its name in rows and tables."""
-    name = tune.replace("-", "_")
-    return name, METRICS[name]
-
-
 def width_costs(model: TrainingModel, pictures: list[Tensor], tune: str = "psnr") -> np.ndarray:
     """Estimated bytes of each width against the full one at equal PSNR or MS-SSIM, minus 1: (widths,
     positions), means over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond
     its ends."""
     config = model.network.config
     positions = [float(i) for i in range(config.rate_points)]
-    name, metric = metric_of(tune)
+    name = metric_of(tune)
     curves = [validate(model, pictures, positions, False, width, tune) for width in range(len(config.widths))]
     rate = np.array([[row["bpp"] for row in curve] for curve in curves])
-    score = np.array([[metric.on_curve(row[name]) for row in curve] for curve in curves])
+    score = np.array([[METRICS[name].on_curve(row[name]) for row in curve] for curve in curves])
     x, y = score[-1], np.log(rate[-1])
     low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
     x, y = np.r_[x[0] - 9, x, x[-1] + 9], np.r_[y[0] - 9 * low, y, y[-1] + 9 * high]
@@ -149,7 +143,7 @@ def integer_cost(
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
     weights.use(file, torch.device("cpu"))
-    _, metric = metric_of(load_recipe(checkpoint)["tune"])
+    metric = METRICS[metric_of(load_recipe(checkpoint)["tune"])]
     pictures = validation_pictures(folder, 24, torch.device("cpu"))
     rows = []
     for quality in tqdm(qualities):
@@ -176,7 +170,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
     with safe_open(checkpoint, "pt") as f:
         metadata = f.metadata()
     recipe = load_recipe(checkpoint)
-    title = metric_of(recipe["tune"])[1].title
+    title = METRICS[metric_of(recipe["tune"])].title
     for key in ("data", "valid", "out", "resume"):  # places on one machine say nothing to others
         del recipe[key]
     bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())
