@@ -72,13 +72,13 @@ def encode(
     (default: the narrowest that costs no rate at this quality). ValueError for options or shapes out of
     range, UnsupportedModelError for a model that is not installed."""
     point = rate_point(parse_quality(quality))
-    effort, model = parse_effort(effort), model or TUNES[parse_tune(tune)]
+    effort, tune = parse_effort(effort), parse_tune(tune)
     if 0 in pixels.shape[:2]:
         raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
-    loaded = weights.load(model, weights.pick_device(device))
+    loaded = weights.load(TUNES[tune] if model is None else model, weights.pick_device(device))
     header = _header(loaded, pixels, point, layers, width)
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
