@@ -1,14 +1,15 @@
 """The one loop over channel groups, run with three coders: a rate estimator (training), a symbol encoder
 and a decoder.
 
-The loop predicts μ step by step (group by group, the first groups in two checkerboard phases) and hands it
-to a coder, which answers with the decoded latent of that step. Probabilities are known before the loop
+The loop predicts μ and q step by step (group by group, the first groups in two checkerboard phases) and hands
+them to a coder, which answers with the decoded latent of that step. Probabilities are known before the loop
 starts, because they come from the hyper-latent alone; so a missing group is simply not asked for, and
 stands at its predicted mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,12 +18,34 @@ from torch import Tensor
 from .network import Network
 
 
-class Coder(Protocol):
-    """Turns the predicted mean of a range of channels into their decoded value, coding the difference on
-    the way."""
+@dataclass(frozen=True)
+class SideInformation:
+    """What the hyper-latent and the rate point say before the loop: ẑ in its natural domain (B, Cz, h/4, w/4),
+    features for the context (B, F, h, w), and log₂ of the gains m and m' (B, C, 1, 1) with Δ included."""
 
-    def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
-        """ŷ (B, last − first, h, w) for channels first…last−1; only positions where ``mask`` is 1 count."""
+    z_hat: Tensor
+    features: Tensor
+    log2_gain: Tensor
+    log2_inverse: Tensor
+
+
+def side_information(
+    network: Network, symbols: Tensor, point: Tensor, delta: float, size: tuple[int, int]
+) -> SideInformation:
+    """From the hyper-latent's symbols (B, Cz, ⌈h/4⌉, ⌈w/4⌉), for a latent of ``size`` (h, w); ``delta`` in
+    octaves."""
+    z_hat = symbols * torch.exp2(network.hyper_gain(point)[1])[:, :, None, None]
+    features = network.features(z_hat)[:, :, : size[0], : size[1]]
+    log2_gain, log2_inverse = (t[:, :, None, None] for t in network.gain(point))
+    return SideInformation(z_hat, features, log2_gain - delta, log2_inverse + delta)
+
+
+class Coder(Protocol):
+    """Turns the predicted mean of some channels into their decoded value, coding the difference on the way."""
+
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        """ŷ (B, channels, h, w) for the channels ``part`` with predicted mean and log₂ q; only positions where
+        ``mask`` is 1 count."""
 
 
 def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
@@ -33,32 +56,32 @@ def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def code_groups(
-    network: Network, features: Tensor, position: Tensor, coder: Coder, coded: int, total: int | None = None
+    network: Network, features: Tensor, point: Tensor, coder: Coder, kept: int, total: int | None = None
 ) -> Tensor:
-    """Run the loop over the first ``coded`` groups, then fill groups up to ``total`` with their predicted
+    """Run the loop over the first ``kept`` groups, then fill groups up to ``total`` with their predicted
     means.
 
-    ``features`` (B, F, h, w) from ``network.features``; returns ŷ in the natural domain (B, channels of the
+    ``features`` (B, F, h, w) of the side information; returns ŷ in the natural domain (B, channels of the
     groups, h, w)."""
     config = network.config
-    total = coded if total is None else max(total, coded)
+    total = kept if total is None else max(total, kept)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
+    state = network.context.start(features)
     done: list[Tensor] = []
     for step, (group, phase) in enumerate(config.steps):
         if group >= total:
             break
-        last = config.group_ends[group]
-        first = last - config.groups[group]
-        seen = torch.cat(done, 1) if done else features.new_zeros(features.shape[0], 0, *features.shape[2:])
-        mu = network.context(step, features, seen, position)
-        if group >= config.checkerboard:
-            done.append(coder.code(first, last, mu, None) if group < coded else mu)
-        elif phase == 0:
-            value = coder.code(first, last, mu, even) if group < coded else mu
-            done.append(value * even)
+        part = slice(config.group_ends[group] - config.groups[group], config.group_ends[group])
+        mask = None if group >= config.checkerboard else 1 - even if phase else even
+        mu, log2_step = network.context.predict(step, state, point)
+        value = coder.code(part, mu, log2_step, mask) if group < kept else mu
+        if mask is not None:
+            value = value * mask
+        state = network.context.see(state, group, value)
+        if phase:
+            done[-1] = done[-1] + value
         else:
-            value = coder.code(first, last, mu, 1 - even) if group < coded else mu
-            done[-1] = done[-1] + value * (1 - even)
+            done.append(value)
     return torch.cat(done, 1)
 
 
@@ -82,97 +105,109 @@ def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) ->
     return -torch.log2(p.clamp_min(1e-12))
 
 
+def scaled(
+    y: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation
+) -> Tensor:
+    """(y − μ)·m/q of the channels ``part``: what is rounded to symbols."""
+    log2_gain = side.log2_gain[:, part]
+    return (y[:, part] - mu) * torch.exp2(log2_gain if log2_step is None else log2_gain - log2_step)
+
+
+def decoded(w: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation) -> Tensor:
+    """ŷ = μ + w·m'·q of the channels ``part`` from their symbols."""
+    log2_inverse = side.log2_inverse[:, part]
+    return mu + w * torch.exp2(log2_inverse if log2_step is None else log2_inverse + log2_step)
+
+
 class RateEstimator:
     """The coder of training: counts bits of the noisy symbols and passes on rounded ones, straight through.
 
-    ``y`` natural-domain latent; ``log2_gain``, ``log2_inverse`` (B, C, 1, 1) with Δ included;
-    ``log2_scale`` and ``log2_skew`` of the symbols (gain included). ``noise`` False: bits of truly rounded
-    symbols. ``symbol_bits``: two_piece_gaussian_bits or a compiled one. ``bits`` sums per picture."""
+    ``y`` natural-domain latent; ``log2_scale`` and ``log2_skew`` of the symbols (gain included). ``noise``
+    False: bits of truly rounded symbols. ``symbol_bits``: two_piece_gaussian_bits or a compiled one. ``bits``
+    sums per picture."""
 
     def __init__(
         self,
         y: Tensor,
-        log2_gain: Tensor,
-        log2_inverse: Tensor,
+        side: SideInformation,
         log2_scale: Tensor,
         log2_skew: Tensor,
         noise: bool = True,
         symbol_bits: Callable[[Tensor, Tensor, Tensor], Tensor] = two_piece_gaussian_bits,
     ) -> None:
         self.symbol_bits = symbol_bits
-        self.y, self.gain, self.inverse = y, torch.exp2(log2_gain), torch.exp2(log2_inverse)
+        self.y, self.side = y, side
         self.log2_scale, self.log2_skew, self.noise = log2_scale, log2_skew, noise
         self.bits = y.new_zeros(y.shape[0])
 
-    def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
-        part = slice(first, last)
-        v = (self.y[:, part] - mu) * self.gain[:, part]
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        v = scaled(self.y, part, mu, log2_step, self.side)
         rounded = v + (torch.round(v) - v).detach()
         sample = v + torch.rand_like(v) - 0.5 if self.noise else rounded
         bits = self.symbol_bits(sample, self.log2_scale[:, part], self.log2_skew[:, part])
         self.bits = self.bits + (bits if mask is None else bits * mask).sum((1, 2, 3))
-        return mu + rounded * self.inverse[:, part]
+        return decoded(rounded, part, mu, log2_step, self.side)
 
 
 class SymbolEncoder:
-    """The coder of a file's writer: symbols w = round((y − μ)·m), 0 where the table codes nothing.
+    """The coder of a file's writer: symbols w = round((y − μ)·m/q), 0 where the table codes nothing.
 
-    ``y`` (1, C, h, w); ``gain`` m and ``inverse`` m' (1, C, 1, 1), Δ included; ``coded`` (1, C, h, w), 1.0
-    where there is a table. ``rounding`` turns (y − μ)·m of channels first…last−1 into integers (default: the
-    nearest). ``symbols`` (1, C, h, w) fills up as the loop runs.
+    ``y`` (1, C, h, w); ``coded`` (1, C, h, w), 1.0 where there is a table. ``rounding`` turns (y − μ)·m/q
+    into integers (default: the nearest). ``symbols`` (1, C, h, w) fills up as the loop runs.
     """
 
     def __init__(
         self,
         y: Tensor,
-        gain: Tensor,
-        inverse: Tensor,
+        side: SideInformation,
         coded: Tensor,
         limit: int,
         rounding: RateDistortionRounding | None = None,
     ) -> None:
-        self.y, self.gain, self.inverse, self.coded, self.limit = y, gain, inverse, coded, limit
+        self.y, self.side, self.coded, self.limit = y, side, coded, limit
         self.rounding = rounding
         self.symbols = torch.zeros_like(y)
 
-    def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
-        part = slice(first, last)
-        v = (self.y[:, part] - mu) * self.gain[:, part]
-        w = torch.round(v) if self.rounding is None else self.rounding(v, part)
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        v = scaled(self.y, part, mu, log2_step, self.side)
+        w = torch.round(v) if self.rounding is None else self.rounding(v, part, log2_step)
         w = w.clamp(-self.limit, self.limit) * self.coded[:, part]
         self.symbols[:, part] += w if mask is None else w * mask
-        return mu + w * self.inverse[:, part]
+        return decoded(w, part, mu, log2_step, self.side)
 
 
 class RateDistortionRounding:
     """Round to the nearest integer or to the next one towards zero, whichever costs less: bits +
-    weight·error².
+    weight·q²·error².
 
-    ``costs`` (tables, 2·K + 1): bits of the symbols −K … K in each table; ``numbers`` (1, C, h, w) int64
-    table numbers; ``weight`` (1, C, 1, 1): bits that a squared error of one step is worth. Larger symbols
-    than K are rounded to the nearest."""
+    ``costs`` (tables, 2·K + 1): bits of the symbols −K … K in each table; ``indices`` (1, C, h, w) int64
+    table indices; ``weight`` (1, C, 1, 1): bits that a squared error of one step is worth where q is 1.
+    Larger symbols than K are rounded to the nearest."""
 
-    def __init__(self, costs: Tensor, numbers: Tensor, weight: Tensor) -> None:
+    def __init__(self, costs: Tensor, indices: Tensor, weight: Tensor) -> None:
         self.reach = costs.shape[1] // 2
         self.costs, self.weight = costs.flatten(), weight
-        self.zero = numbers * costs.shape[1] + self.reach
+        self.zero = indices * costs.shape[1] + self.reach
 
-    def __call__(self, v: Tensor, part: slice) -> Tensor:
+    def __call__(self, v: Tensor, part: slice, log2_step: Tensor | None) -> Tensor:
         nearest = torch.round(v)
         inner = nearest - nearest.sign()
         bounded = nearest.clamp(-self.reach, self.reach).long()
         zero = self.zero[:, part]
         saved = self.costs[zero + bounded] - self.costs[zero + bounded - bounded.sign()]
-        lost = self.weight[:, part] * ((v - inner).square() - (v - nearest).square())
+        weight = self.weight[:, part]
+        if log2_step is not None:
+            weight = weight * torch.exp2(2 * log2_step)
+        lost = weight * ((v - inner).square() - (v - nearest).square())
         return torch.where((saved > lost) & (nearest.abs() <= self.reach), inner, nearest)
 
 
 class SymbolDecoder:
-    """The coder of a file's reader: adds the symbols, which were all decoded before, to the predicted
-    means."""
+    """The coder of a file's reader: adds the symbols (1, C, h, w), which were all decoded before, to the
+    predicted means."""
 
-    def __init__(self, symbols: Tensor, inverse: Tensor) -> None:
-        self.difference = symbols * inverse
+    def __init__(self, symbols: Tensor, side: SideInformation) -> None:
+        self.symbols, self.side = symbols, side
 
-    def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
-        return mu + self.difference[:, first:last]
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        return decoded(self.symbols[:, part], part, mu, log2_step, self.side)

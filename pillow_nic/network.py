@@ -1,22 +1,23 @@
-"""The float networks of nic-1: analysis, synthesis, hyper transforms, channel context and gain units.
+"""The float networks: analysis, synthesis, hyper transforms, channel context and gain units.
 
-    x ── g_a ── y ──×m──┬── w = round((y − μ)·m) ──► streams ──► ŷ = μ + w·m' ── g_s ── x̂
-                        └── h_a ──×── round ── ẑ ──► stream
-                                                ├──► h_s (integer_net.py) ──► table row per element
-                                                └──► float features ──► channel context ──► μ, step by step
+    x ── g_a ── y ──×m/q──┬── w = round((y − μ)·m/q) ──► streams ──► ŷ = μ + w·m'·q ── g_s ── x̂
+                          └── h_a ──×── round ── ẑ ──► stream
+                                                  ├──► h_s (integer_net.py) ──► table index per element
+                                                  └──► float features ──► channel context ──► μ, q, step by step
 
-Both transforms have two paths. The linear one is a 16×16, stride-16 projection that starts as the KLT of
+Both transforms have two paths. The linear one projects patches of 16×16 pixels and starts as the KLT of
 training patches (synthesis: its transpose); the non-linear one starts at zero and works at 1/8 and 1/16 of
 the resolution (design in the manner of AuxT, ICLR 2025). The latent's *natural domain* is the KLT
 coefficient over its own standard deviation: unit variance in every channel. The gain of a rate point (Cui
 et al., CVPR 2021) is applied only around the rounding, so that in log₂ a gain is an offset of the scale.
 
-Every convolution is slimmable by slicing, first channels first (Yang et al., CVPR 2021). Features are
-scaled and shifted per channel by vectors interpolated on the rate point (Choi et al., ICCV 2019).
+Only the synthesis comes in several widths, by slicing, first channels first (Yang et al., CVPR 2021): a file
+is written once, by the whole writer, and read by whoever has to be quick. Features are scaled and shifted per
+channel by vectors interpolated on the rate point (Choi et al., ICCV 2019).
 
-Shapes: pictures (B, 3, H, W) in 0…1 with H and W multiples of 16; latent y (B, 320, H/16, W/16);
-hyper-latent z (B, 96, ⌈H/64⌉, ⌈W/64⌉). ``position`` is a rate point as a float in [0, rate_points − 1],
-shape (B,) or (1,)."""
+Shapes: pictures (B, 3, H, W) in 0…1 with H and W multiples of 16; latent y (B, C, H/16, W/16); hyper-latent z
+(B, Cz, ⌈H/64⌉, ⌈W/64⌉). ``point`` is a rate point as a float in [0, rate_points − 1], shape (B,) or (1,).
+Everything inside is laid out channels last."""
 
 from __future__ import annotations
 
@@ -29,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, from_patches, to_patches, zeroed
+
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
 HYPER = 4
@@ -36,8 +39,19 @@ HYPER = 4
 
 
 @dataclass(frozen=True)
+class Writer:
+    """The analysis: channels at 1/8 and at 1/16 of the resolution, and of each residual block there the
+    channels between its two convolutions."""
+
+    channels_8: int = 128
+    blocks_8: tuple[int, ...] = (128,) * 4
+    channels_16: int = 192
+    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 8
+
+
+@dataclass(frozen=True)
 class Width:
-    """One width of the slimmable transforms: latent groups it carries, channels at 1/8 and at 1/16."""
+    """One width of the synthesis: latent groups it carries, channels at 1/8 and at 1/16."""
 
     groups: int
     channels_8: int
@@ -48,25 +62,31 @@ class Width:
 class NetworkConfig:
     """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
 
+    ``blocks_8`` and ``blocks_16`` are the synthesis's residual blocks. ``hyper_hidden`` are the channels of
+    the hyper transforms, ``hyper_last`` those of the hyper-synthesis at the latent's resolution.
     ``checkerboard`` says how many of the first groups are predicted in two phases, the second of which sees
-    the first's neighbours. Only μ depends on it, so it costs no bitstream change."""
+    the first's neighbours. ``predicted_step``: whether the context predicts q beside μ. Only μ and q depend
+    on these two, so they cost no bitstream change. ``stepwise_context``: every step has a context of its own,
+    as in nic-1, instead of adding to a common state."""
 
     groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
+    writer: Writer = Writer()
     widths: tuple[Width, ...] = (
-        Width(2, 48, 64),
-        Width(3, 64, 96),
-        Width(4, 80, 112),
-        Width(5, 96, 144),
-        Width(6, 112, 160),
-        Width(7, 128, 192),
+        Width(5, 48, 80),
+        Width(5, 64, 128),
+        Width(6, 80, 160),
+        Width(7, 96, 192),
     )
-    blocks_8: int = 4
+    blocks_8: int = 3
     blocks_16: int = 3
     hyper_channels: int = 96
     hyper_hidden: int = 96
+    hyper_last: int = 64
     features: int = 96
-    context_hidden: int = 96
+    context_hidden: int = 128
     checkerboard: int = 2
+    predicted_step: bool = True
+    stepwise_context: bool = False
     rate_points: int = 8
     lmbda_min: float = 0.0003
     lmbda_max: float = 0.5
@@ -87,10 +107,10 @@ class NetworkConfig:
             (g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1)
         )
 
-    def lmbda(self, position: Tensor) -> Tensor:
+    def lmbda(self, point: Tensor) -> Tensor:
         """λ (loss = bits per pixel + λ·MSE in 8-bit levels²) of a rate point: log-uniform over the range."""
         ratio = self.lmbda_max / self.lmbda_min
-        return self.lmbda_min * ratio ** (position / (self.rate_points - 1))
+        return self.lmbda_min * ratio ** (point / (self.rate_points - 1))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -100,135 +120,43 @@ class NetworkConfig:
         fields: dict[str, Any] = json.loads(text)
         fields["groups"] = tuple(fields["groups"])
         fields["widths"] = tuple(Width(**w) for w in fields["widths"])
+        writer = fields["writer"]
+        fields["writer"] = Writer(**{k: tuple(v) if isinstance(v, list) else v for k, v in writer.items()})
         return NetworkConfig(**fields)
 
 
-class SlimConv2d(nn.Conv2d):
-    """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
-    asked for."""
-
-    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
-        return self.scaled(x, None, None, out)
-
-    def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:
-        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs
-        nothing."""
-        weight, bias = self.weight[:out, : x.shape[1]], self.bias
-        assert bias is not None
-        bias = bias[:out]
-        if scale is None or shift is None:
-            return F.conv2d(x, weight, bias, self.stride, self.padding)
-        scale, shift = scale[:, :out], shift[:, :out]
-        if scale.shape[0] == 1:
-            return F.conv2d(
-                x,
-                weight * scale[0, :, None, None, None],
-                bias * scale[0] + shift[0],
-                self.stride,
-                self.padding,
-            )
-        y = F.conv2d(x, weight, None, self.stride, self.padding)
-        shift = shift + scale * bias
-        return torch.addcmul(shift[:, :, None, None].to(y.dtype), y, scale[:, :, None, None].to(y.dtype))
-
-
-def interpolate(table: Tensor, position: Tensor) -> Tensor:
-    """Rows of ``table`` (n, …) linearly interpolated at ``position`` (B,): (B, …)."""
-    low = position.floor().clamp(0, table.shape[0] - 2).long()
-    part = (position - low).to(table.dtype).reshape(-1, *[1] * (table.dim() - 1))
-    return torch.lerp(table[low], table[low + 1], part)
-
-
-class Conditioning(nn.Module):
-    """Scale and shift per channel, interpolated on the rate point; starts as the identity.
-
-    In a slimmable part each width has its own: the features of fewer channels have other statistics (as the
-    batch normalisations of Yu et al., ICLR 2019)."""
-
-    def __init__(self, rate_points: int, channels: int, widths: int = 1) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(widths, rate_points, channels))
-        self.shift = nn.Parameter(torch.zeros(widths, rate_points, channels))
-
-    def forward(self, position: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
-        return interpolate(self.scale[width], position), interpolate(self.shift[width], position)
-
-
-class GainUnit(nn.Module):
-    """Gain and inverse gain per channel (m, m'), exponentially interpolated between rate points (AG-VAE)."""
-
-    def __init__(self, rate_points: int, channels: int) -> None:
-        super().__init__()
-        self.log2_gain = nn.Parameter(torch.zeros(rate_points, channels))
-        self.log2_inverse = nn.Parameter(torch.zeros(rate_points, channels))
-
-    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """log₂ m and log₂ m', each (B, channels)."""
-        return interpolate(self.log2_gain, position), interpolate(self.log2_inverse, position)
-
-
-class ResidualBlock(nn.Module):
-    """x + conv1×1(act(conv3×3(x)·scale + shift)): 10·C² MAC per position."""
-
-    def __init__(self, channels: int, rate_points: int, widths: int) -> None:
-        super().__init__()
-        self.conv1 = SlimConv2d(channels, channels, 3, padding=1)
-        self.conv2 = SlimConv2d(channels, channels, 1)
-        self.conditioning = Conditioning(rate_points, channels, widths)
-        nn.init.normal_(self.conv2.weight, std=0.2 * channels**-0.5)
-        nn.init.zeros_(_bias(self.conv2))
-
-    def forward(self, x: Tensor, position: Tensor, width: int) -> Tensor:
-        scale, shift = self.conditioning(position, width)
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, x.shape[1]), 0.1)
-        return x + self.conv2(h, x.shape[1])
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
-
-
-def _zero(conv: SlimConv2d) -> SlimConv2d:
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(_bias(conv))
-    return conv
-
-
 class AnalysisTransform(nn.Module):
-    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, channels of the width's groups, H/16,
-    W/16)."""
+    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, C, H/16, W/16)."""
 
     deviation: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
-        c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
-        n, widths = config.rate_points, len(config.widths)
+        writer, n = config.writer, config.rate_points
         self.klt = nn.Conv2d(3, config.latent_channels, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
-        self.stem = SlimConv2d(3 * 64, c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n, widths) for _ in range(config.blocks_8))
-        self.down = SlimConv2d(c8, c16, 2, 2)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n, widths) for _ in range(config.blocks_16))
-        self.head = _zero(SlimConv2d(c16, config.latent_channels, 1))
+        self.stem = SlimConv2d(3 * 64, writer.channels_8, 1)
+        self.blocks_8 = nn.ModuleList(
+            ResidualBlock(writer.channels_8, hidden, n) for hidden in writer.blocks_8
+        )
+        self.down = SlimConv2d(writer.channels_8, writer.channels_16, 2, 2)
+        self.blocks_16 = nn.ModuleList(
+            ResidualBlock(writer.channels_16, hidden, n) for hidden in writer.blocks_16
+        )
+        self.head = zeroed(SlimConv2d(writer.channels_16, config.latent_channels, 1))
 
-    def forward(self, x: Tensor, position: Tensor, width: int = -1) -> Tensor:
-        size = self.config.widths[width]
-        channels = self.config.group_ends[size.groups - 1]
+    def forward(self, x: Tensor, point: Tensor) -> Tensor:
         x = x - 0.5
         with torch.autocast(x.device.type, enabled=False):
-            linear = (
-                F.conv2d(x, self.klt.weight[:channels], stride=PATCH) / self.deviation[:channels, None, None]
-            )
-        h = self.stem(F.pixel_unshuffle(x * 4, 8), size.channels_8)
+            basis = self.klt.weight.flatten(1) / self.deviation[:, None]
+            linear = F.linear(to_patches(x, PATCH), basis).permute(0, 3, 1, 2)
+        h = self.stem(4 * to_patches(x, 8).permute(0, 3, 1, 2))
         for block in self.blocks_8:
-            h = block(h, position, width)
-        h = self.down(h, size.channels_16)
+            h = block(h, point)
+        h = self.down(h)
         for block in self.blocks_16:
-            h = block(h, position, width)
-        return linear + self.head(h, channels).float()
+            h = block(h, point)
+        return linear + self.head(h).float()
 
 
 class SynthesisTransform(nn.Module):
@@ -247,30 +175,30 @@ class SynthesisTransform(nn.Module):
         self.klt = nn.ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, n, widths) for _ in range(config.blocks_16))
+        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, c16, n, widths) for _ in range(config.blocks_16))
         self.up = SlimConv2d(c16, 4 * c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, n, widths) for _ in range(config.blocks_8))
+        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = _zero(SlimConv2d(c8, 3 * 64, 3, padding=1))
+        self.head = zeroed(SlimConv2d(c8, 3 * 64, 3, padding=1))
 
-    def forward(self, y_hat: Tensor, position: Tensor, width: int = -1) -> Tensor:
+    def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
         size = self.config.widths[width]
         channels = y_hat.shape[1]
         with torch.autocast(y_hat.device.type, enabled=False):
-            linear = F.conv_transpose2d(
-                y_hat * self.deviation[:channels, None, None], self.klt.weight[:channels], stride=PATCH
-            )
+            basis = self.klt.weight[:channels].flatten(1) * self.deviation[:channels, None]
+            grey = basis.new_full((basis.shape[1],), 0.5)
+            linear = from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH)
         h = self.stem(y_hat, size.channels_16)
         for block in self.blocks_16:
-            h = block(h, position, width)
+            h = block(h, point, width)
         h = F.pixel_shuffle(self.up(h, 4 * size.channels_8), 2)
         for block in self.blocks_8:
-            h = block(h, position, width)
-        return linear + F.pixel_shuffle(self.head(h).float(), 8) + 0.5
+            h = block(h, point, width)
+        return linear + from_patches(self.head(h).float().permute(0, 2, 3, 1), 8)
 
 
 class HyperAnalysis(nn.Module):
-    """h_a: latent in the natural domain (B, C, h, w) → hyper-latent (B, hyper_channels, ⌈h/4⌉, ⌈w/4⌉)."""
+    """h_a: latent in the natural domain (B, C, h, w) → hyper-latent (B, Cz, ⌈h/4⌉, ⌈w/4⌉)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -281,9 +209,9 @@ class HyperAnalysis(nn.Module):
         self.conv3 = SlimConv2d(hidden, hidden, 4, 2, padding=1)
         self.conv4 = SlimConv2d(hidden, config.hyper_channels, 4, 2, padding=1)
 
-    def forward(self, y: Tensor, position: Tensor) -> Tensor:
+    def forward(self, y: Tensor, point: Tensor) -> Tensor:
         y = F.pad(y, (0, -y.shape[3] % HYPER, 0, -y.shape[2] % HYPER), mode="replicate")
-        h = F.leaky_relu(self.conv1.scaled(y, *self.conditioning(position)), 0.1)
+        h = F.leaky_relu(self.conv1.scaled(y, *self.conditioning(point)), 0.1)
         h = F.leaky_relu(self.conv2(h), 0.1)
         h = F.leaky_relu(self.conv3(h), 0.1)
         return self.conv4(h).float()
@@ -296,8 +224,7 @@ HYPER_INPUT_MAX = 511 / 8
 
 
 class HyperSynthesis(nn.Module):
-    """h_s: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) → log₂ σ and log₂ skew, (B, C,
-    h, w) each.
+    """h_s: hyper-latent in the natural domain (B, Cz, h/4, w/4) → log₂ σ and log₂ skew, (B, C, h, w) each.
 
     Only convolutions, clamps and pixel shuffles, so that integer_net.py can repeat it exactly in integers.
     Used in float in training and to export; a decoder never runs it. The skew is that of a two-piece
@@ -305,13 +232,13 @@ class HyperSynthesis(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        hidden = config.hyper_hidden
+        hidden, last = config.hyper_hidden, config.hyper_last
         self.conv1 = SlimConv2d(config.hyper_channels, hidden, 3, padding=1)
         self.up1 = SlimConv2d(hidden, 4 * hidden, 1)
         self.conv2 = SlimConv2d(hidden, hidden, 3, padding=1)
-        self.up2 = SlimConv2d(hidden, 4 * hidden, 1)
-        self.conv3 = SlimConv2d(hidden, hidden, 3, padding=1)
-        self.head = _zero(SlimConv2d(hidden, 2 * config.latent_channels, 1))
+        self.up2 = SlimConv2d(hidden, 4 * last, 1)
+        self.conv3 = SlimConv2d(last, last, 3, padding=1)
+        self.head = zeroed(SlimConv2d(last, 2 * config.latent_channels, 1))
 
     def layers(self) -> Iterator[tuple[SlimConv2d, bool]]:
         """The convolutions in order, each with whether a pixel shuffle follows its activation."""
@@ -338,8 +265,7 @@ class HyperSynthesis(nn.Module):
 
 
 class HyperFeatures(nn.Module):
-    """Float features for the context: hyper-latent in the natural domain (B, hyper_channels, h/4, w/4) →
-    (B, F, h, w)."""
+    """Float features for the context: hyper-latent in the natural domain (B, Cz, h/4, w/4) → (B, F, h, w)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -357,7 +283,62 @@ class HyperFeatures(nn.Module):
 
 
 class ContextStep(nn.Module):
-    """μ of one group (and phase) from the hyper features and what is decoded already."""
+    """μ and log₂ q of one group (and phase) from the context's state."""
+
+    def __init__(self, config: NetworkConfig, group: int) -> None:
+        super().__init__()
+        hidden = config.context_hidden
+        self.conditioning = Conditioning(config.rate_points, hidden)
+        self.conv = SlimConv2d(hidden, hidden, 1)
+        self.head = zeroed(SlimConv2d(hidden, config.groups[group] * (1 + config.predicted_step), 1))
+
+    def forward(self, state: Tensor, point: Tensor) -> Tensor:
+        scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
+        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1)
+        return self.head(F.leaky_relu(self.conv(h), 0.1)).float()
+
+
+LOG2_STEP_MAX = 3.0
+"""Bound of |log₂ q|."""
+
+
+class ChannelContext(nn.Module):
+    """Predicts each step of ``config.steps`` from a state (B, hidden, h, w), to which every group adds what was
+    decoded of it: a 3×3 convolution per group, linear, so that the two phases of a group add up to the whole.
+
+    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv 2609.18602)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        hidden = config.context_hidden
+        self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
+        self.see_nets = nn.ModuleList(
+            nn.Conv2d(n, hidden, 3, padding=1, bias=False) for n in config.groups[:-1]
+        )
+        self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
+        self.predicted_step = config.predicted_step
+
+    def start(self, features: Tensor) -> Tensor:
+        """The state before any group: from the hyper features (B, F, h, w)."""
+        return self.enter(features)
+
+    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
+        """The state that also knows ŷ of a group, (B, channels, h, w), 0 where a phase has no position."""
+        if group == len(self.see_nets):  # nothing follows the last one
+            return state
+        return state + self.see_nets[group](value.to(state.dtype))
+
+    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
+        """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
+        out = self.step_nets[step](state, point)
+        if not self.predicted_step:
+            return out, None
+        mu, log2_step = out.chunk(2, 1)
+        return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)
+
+
+class StepwiseContextStep(nn.Module):
+    """μ of one group (and phase) from the hyper features and all that is decoded already (nic-1)."""
 
     def __init__(self, config: NetworkConfig, group: int, phase: int) -> None:
         super().__init__()
@@ -366,24 +347,32 @@ class ContextStep(nn.Module):
         self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=1)
         self.conditioning = Conditioning(config.rate_points, hidden)
         self.conv2 = SlimConv2d(hidden, hidden, 1)
-        self.head = _zero(SlimConv2d(hidden, config.groups[group], 1))
+        self.head = zeroed(SlimConv2d(hidden, config.groups[group], 1))
 
-    def forward(self, features: Tensor, seen: Tensor, position: Tensor) -> Tensor:
-        h = torch.cat([features, seen.to(features.dtype)], 1)
-        h = F.leaky_relu(self.conv1.scaled(h, *self.conditioning(position)), 0.1)
-        h = F.leaky_relu(self.conv2(h), 0.1)
-        return self.head(h).float()
+    def forward(self, state: Tensor, point: Tensor) -> Tensor:
+        h = F.leaky_relu(self.conv1.scaled(state, *self.conditioning(point)), 0.1)
+        return self.head(F.leaky_relu(self.conv2(h), 0.1)).float()
 
 
-class ChannelContext(nn.Module):
-    """One ``ContextStep`` per entry of ``config.steps``."""
+class StepwiseContext(nn.Module):
+    """The context of nic-1: its state is the hyper features and ŷ of the groups so far."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.step_nets = nn.ModuleList(ContextStep(config, g, p) for g, p in config.steps)
+        self.step_nets = nn.ModuleList(StepwiseContextStep(config, g, p) for g, p in config.steps)
+        self.starts = [config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)]
 
-    def forward(self, step: int, features: Tensor, seen: Tensor, position: Tensor) -> Tensor:
-        return self.step_nets[step](features, seen, position)
+    def start(self, features: Tensor) -> Tensor:
+        return features
+
+    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
+        start = self.starts[group]
+        if state.shape[1] > start:  # the second phase
+            value = state[:, start:] + value
+        return torch.cat([state[:, :start], value.to(state.dtype)], 1)
+
+    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.step_nets[step](state, point), None
 
 
 class Network(nn.Module):
@@ -397,7 +386,7 @@ class Network(nn.Module):
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
         self.features = HyperFeatures(config)
-        self.context = ChannelContext(config)
+        self.context = StepwiseContext(config) if config.stepwise_context else ChannelContext(config)
         self.gain = GainUnit(config.rate_points, config.latent_channels)
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
 

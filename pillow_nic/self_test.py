@@ -1,6 +1,6 @@
 """A small picture that every model decodes once when it is loaded: is this machine, this device, able to?
 
-The table numbers must be those that the exporting machine computed, bit for bit; the float networks' picture
+The table indices must be those that the exporting machine computed, bit for bit; the float networks' picture
 may drift by a level. What is expected is stored in the weights file."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from .entropy_model import SymbolDecoder, code_groups
+from .entropy_model import SymbolDecoder, code_groups, side_information
 from .errors import WeightsError
 from .integer_net import Array, IntegerHyperSynthesis
 from .network import HYPER, Network
@@ -21,16 +21,16 @@ RATE_POINTS = (0, 23456, 65535)
 
 
 def expected(network: Network, integer_net: IntegerHyperSynthesis) -> dict[str, Array]:
-    """The arrays that export stores: ``numbers`` (3,) int64, a CRC-32 of the table numbers at each rate
+    """The arrays that export stores: ``indices`` (3,) int64, a CRC-32 of the table indices at each rate
     point, and ``picture`` (3, 128, 128) uint8."""
-    return {"numbers": _numbers(network, integer_net), "picture": _picture(network)}
+    return {"indices": _indices(network, integer_net), "picture": _picture(network)}
 
 
 def check(network: Network, integer_net: IntegerHyperSynthesis, stored: Mapping[str, Array]) -> None:
-    """WeightsError if this process computes other table numbers, or a picture more than a level off."""
-    numbers, picture = stored["numbers"], stored["picture"]
-    if not np.array_equal(_numbers(network, integer_net), numbers):
-        raise WeightsError("self-test: the integer network gives other numbers here than where it was made")
+    """WeightsError if this process computes other table indices, or a picture more than a level off."""
+    indices, picture = stored["indices"], stored["picture"]
+    if not np.array_equal(_indices(network, integer_net), indices):
+        raise WeightsError("self-test: the integer network gives other table indices here than where it was made")
     device = next(network.parameters()).device
     found = _picture(network)
     if found.shape != picture.shape:
@@ -48,22 +48,21 @@ def _symbols(channels: int, side: int, step: int, most: int) -> Array:
     return (mixed % (2 * most + 1) - most).astype(np.int32).reshape(channels, side, side)
 
 
-def _numbers(network: Network, integer_net: IntegerHyperSynthesis) -> Array:
+def _indices(network: Network, integer_net: IntegerHyperSynthesis) -> Array:
     symbols = _symbols(network.config.hyper_channels, SIDE, 7, 11)
     channels = network.config.latent_channels
-    numbers = (integer_net.table_numbers(symbols, point, 3, channels) for point in RATE_POINTS)
-    return np.array([crc32(n.astype("<u2").tobytes()) for n in numbers], np.int64)
+    indices = (integer_net.table_indices(symbols, point, 3, channels) for point in RATE_POINTS)
+    return np.array([crc32(n.astype("<u2").tobytes()) for n in indices], np.int64)
 
 
 @torch.inference_mode()
 def _picture(network: Network) -> Array:
     config = network.config
     device = next(network.parameters()).device
-    position = torch.tensor([config.rate_points / 2], device=device)
+    point = torch.tensor([config.rate_points / 2], device=device)
     hyper = torch.from_numpy(_symbols(config.hyper_channels, SIDE, 9, 3)).to(device)[None].float()
-    features = network.features(hyper * torch.exp2(network.hyper_gain(position)[1])[:, :, None, None])
+    side = side_information(network, hyper, point, 0.0, (HYPER * SIDE, HYPER * SIDE))
     symbols = torch.from_numpy(_symbols(config.latent_channels, HYPER * SIDE, 11, 1)).to(device)[None].float()
-    decoder = SymbolDecoder(symbols, torch.exp2(network.gain(position)[1])[:, :, None, None])
-    latent = code_groups(network, features, position, decoder, len(config.groups))
-    picture = network.g_s(latent, position)[0].nan_to_num(0).clamp(0, 1)
+    latent = code_groups(network, side.features, point, SymbolDecoder(symbols, side), len(config.groups))
+    picture = network.g_s(latent, point)[0].nan_to_num(0).clamp(0, 1)
     return (picture * 255).round().to(torch.uint8).cpu().numpy()

@@ -62,10 +62,10 @@ class Model:
     def config(self) -> NetworkConfig:
         return self.network.config
 
-    def position(self, rate_point: int) -> torch.Tensor:
+    def point(self, rate_point: int) -> torch.Tensor:
         """The rate point as the float networks see it: in 0 … rate_points − 1, shape (1,) on ``device``."""
-        position = rate_point * (self.config.rate_points - 1) / (1 << RATE_POINT_BITS)
-        return torch.tensor([position], dtype=torch.float32, device=self.device)
+        point = rate_point * (self.config.rate_points - 1) / (1 << RATE_POINT_BITS)
+        return torch.tensor([point], dtype=torch.float32, device=self.device)
 
     @cached_property
     def symbol_costs(self) -> torch.Tensor:

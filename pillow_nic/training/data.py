@@ -42,21 +42,35 @@ def decode_picture(data: bytes) -> np.ndarray:
 class Pictures:
     """All pictures on one device, cropped at random there. Memory: three bytes a pixel."""
 
-    def __init__(self, sources: list[Path], device: torch.device, least_side: int = 1) -> None:
-        """ValueError if there is none, or one is smaller than ``least_side`` pixels."""
-        with ThreadPoolExecutor() as pool:
-            arrays = list(pool.map(decode_picture, read_files(sources)))
-        if not arrays:
-            raise ValueError(f"no pictures in {', '.join(map(str, sources))}")
-        if min(min(a.shape[:2]) for a in arrays) < least_side:
-            raise ValueError(f"a picture is smaller than the crops of {least_side} pixels")
-        self.pictures = [torch.from_numpy(a).to(device) for a in arrays]
-        sizes = np.array([a.shape[0] * a.shape[1] for a in arrays], float)
-        self.megapixels = sizes.sum() / 1e6
-        self.weights = sizes / sizes.sum()
+    def __init__(
+        self,
+        sources: list[Path],
+        device: torch.device,
+        least_side: int = 1,
+        screens: list[Path] | None = None,
+        screen_share: float = 0.0,
+    ) -> None:
+        """Photographs, and ``screens`` from which this share of the crops is drawn. ValueError if there are no
+        pictures in one of them, or one is smaller than ``least_side`` pixels."""
+        self.pictures: list[Tensor] = []
+        weights: list[np.ndarray] = []
+        for files, share in ((sources, 1 - screen_share), (screens or [], screen_share)):
+            if not share:
+                continue
+            with ThreadPoolExecutor() as pool:
+                arrays = list(pool.map(decode_picture, read_files(files)))
+            if not arrays:
+                raise ValueError(f"no pictures in {', '.join(map(str, files)) or 'no files'}")
+            if min(min(a.shape[:2]) for a in arrays) < least_side:
+                raise ValueError(f"a picture is smaller than the crops of {least_side} pixels")
+            self.pictures += [torch.from_numpy(a).to(device) for a in arrays]
+            sizes = np.array([a.shape[0] * a.shape[1] for a in arrays], float)
+            weights.append(share * sizes / sizes.sum())
+        self.weights = np.concatenate(weights)
+        self.megapixels = sum(p.shape[0] * p.shape[1] for p in self.pictures) / 1e6
 
     def crops(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
-        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area, flipped
+        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area among its kind, flipped
         and transposed at random."""
         out = []
         for index in rng.choice(len(self.pictures), count, p=self.weights):

@@ -9,7 +9,7 @@ from compressai.entropy_models import EntropyBottleneck
 from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
-from ..entropy_model import RateEstimator, code_groups, two_piece_gaussian_bits
+from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
 
 PRIOR_SCALE = 3
@@ -37,66 +37,60 @@ MSE_SHARE = 0.1
 @dataclass
 class Result:
     """Per picture: bits per pixel in all and of the hyper-latent, MSE in 8-bit levels², and the
-    reconstruction in 0…1."""
+    reconstruction in 0…1; and ŷ in the natural domain (B, C, h, w), which a narrow synthesis can read, too."""
 
     bpp: Tensor
     hyper_bpp: Tensor
     mse: Tensor
     x_hat: Tensor
+    y_hat: Tensor
 
 
 def forward(
     model: TrainingModel,
     x: Tensor,
-    position: Tensor,
+    point: Tensor,
     *,
-    delta: Tensor | float = 0.0,
+    delta: float = 0.0,
     width: int = -1,
     groups: int | None = None,
     hard: bool = False,
-    learn_encoder: bool = True,
-    learn_gains: bool = True,
 ) -> Result:
-    """Code pictures ``x`` (B, 3, H, W) at rate points ``position`` (B,), with step exponent ``delta``
-    (octaves), at a width, keeping the first ``groups`` groups. ``hard``: bits of the rounded symbols, and
-    pictures rounded to 8 bits. ``learn_encoder``, ``learn_gains``: whether gradients reach the analysis and
-    the hyper-analysis, and the gains of both latents."""
+    """Code pictures ``x`` (B, 3, H, W) at rate points ``point`` (B,), with step exponent ``delta`` (octaves),
+    for readers of a width, keeping the first ``groups`` of its groups. ``hard``: bits of the rounded symbols,
+    and pictures rounded to 8 bits."""
     network = model.network
     config = network.config
-    kept = config.widths[width].groups if groups is None else groups
-    with torch.set_grad_enabled(learn_encoder and torch.is_grad_enabled()):
-        y = network.g_a(x, position, width)
-        z = network.h_a(y, position)
-    channels = y.shape[1]
-    with torch.set_grad_enabled(learn_gains and torch.is_grad_enabled()):
-        gains, hyper_gains = network.gain(position), network.hyper_gain(position)
-    hyper_gain, hyper_inverse = (torch.exp2(t)[:, :, None, None] for t in hyper_gains)
-    scaled = z * hyper_gain
+    total = config.widths[width].groups
+    y = network.g_a(x, point)
+    size = (y.shape[2], y.shape[3])
+    scaled = network.h_a(y, point) * torch.exp2(network.hyper_gain(point)[0])[:, :, None, None]
     with torch.autocast(x.device.type, enabled=False):
         _, likelihood = model.hyper_prior(scaled, training=not hard)
-    z_hat = (scaled + (scaled.round() - scaled).detach()) * hyper_inverse
-    log2_scale, log2_skew = (t[:, :channels, : y.shape[2], : y.shape[3]] for t in network.h_s(z_hat))
-    features = network.features(z_hat)[:, :, : y.shape[2], : y.shape[3]]
-    log2_gain, log2_inverse = (t[:, :channels, None, None] for t in gains)
-    log2_gain, log2_inverse = log2_gain - delta, log2_inverse + delta
-    coder = RateEstimator(
-        y, log2_gain, log2_inverse, log2_scale + log2_gain, log2_skew, not hard, model.symbol_bits
-    )
-    y_hat = code_groups(network, features, position, coder, kept, config.widths[width].groups)
-    x_hat = network.g_s(y_hat, position, width)
+    side = side_information(network, scaled + (scaled.round() - scaled).detach(), point, delta, size)
+    log2_scale, log2_skew = (t[:, :, : size[0], : size[1]] for t in network.h_s(side.z_hat))
+    coder = RateEstimator(y, side, log2_scale + side.log2_gain, log2_skew, not hard, model.symbol_bits)
+    y_hat = code_groups(network, side.features, point, coder, total if groups is None else groups, total)
+    x_hat = network.g_s(y_hat, point, width)
     if hard:
         x_hat = (x_hat.clamp(0, 1) * 255).round() / 255
     pixels = x.shape[2] * x.shape[3]
     hyper_bpp = -torch.log2(likelihood.clamp_min(1e-9)).sum((1, 2, 3)) / pixels
-    mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
-    return Result(coder.bits / pixels + hyper_bpp, hyper_bpp, mse, x_hat)
+    return Result(coder.bits / pixels + hyper_bpp, hyper_bpp, squared_error(x, x_hat), x_hat, y_hat)
 
 
-def structural_distortion(x: Tensor, result: Result) -> Tensor:
-    """In place of the MSE for ``tune="ms-ssim"``: (B,), in 8-bit levels². Pictures of more than 160 pixels a
-    side (Wang et al., Asilomar 2003: five scales)."""
-    dissimilarity = 1 - similarity(x, result.x_hat)
-    return (1 - MSE_SHARE) * MS_SSIM_SCALE * dissimilarity + MSE_SHARE * result.mse
+def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    """MSE of each picture in 8-bit levels², (B,)."""
+    return (x_hat - x).square().mean((1, 2, 3)) * 255**2
+
+
+def distortion(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
+    """What a tune minimises beside the rate, (B,) in 8-bit levels². For ``"ms-ssim"`` pictures of more than
+    160 pixels a side (Wang et al., Asilomar 2003: five scales)."""
+    mse = squared_error(x, x_hat)
+    if tune == "psnr":
+        return mse
+    return (1 - MSE_SHARE) * MS_SSIM_SCALE * (1 - similarity(x, x_hat)) + MSE_SHARE * mse
 
 
 def similarity(x: Tensor, x_hat: Tensor) -> Tensor:

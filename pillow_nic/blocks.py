@@ -1,0 +1,117 @@
+"""What the networks are made of: slimmable convolutions, conditioning on the rate point, gain units and residual
+blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SlimConv2d(nn.Conv2d):
+    """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
+    asked for."""
+
+    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
+        return self.scaled(x, None, None, out)
+
+    def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:
+        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs
+        nothing."""
+        weight, bias = self.weight[:out, : x.shape[1]], bias_of(self)[:out]
+        if scale is None or shift is None:
+            return self._product(x, weight, bias)
+        scale, shift = scale[:, :out], shift[:, :out]
+        if scale.shape[0] == 1:
+            return self._product(x, weight * scale[0, :, None, None, None], bias * scale[0] + shift[0])
+        y = self._product(x, weight, None)
+        return torch.addcmul(
+            (shift + scale * bias)[:, :, None, None].to(y.dtype), y, scale[:, :, None, None].to(y.dtype)
+        )
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own takes a
+        # slow way on one thread.
+        if self.kernel_size == (1, 1):
+            return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def zeroed(conv: SlimConv2d) -> SlimConv2d:
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(bias_of(conv))
+    return conv
+
+
+def interpolate(table: Tensor, point: Tensor) -> Tensor:
+    """Rows of ``table`` (n, …) linearly interpolated at ``point`` (B,): (B, …)."""
+    low = point.floor().clamp(0, table.shape[0] - 2).long()
+    part = (point - low).to(table.dtype).reshape(-1, *[1] * (table.dim() - 1))
+    return torch.lerp(table[low], table[low + 1], part)
+
+
+def to_patches(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) → (B, H/side, W/side, C·side²)."""
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // side, width // side, -1)
+
+
+def from_patches(patches: Tensor, side: int) -> Tensor:
+    """(B, h, w, C·side²) → (B, C, h·side, w·side)."""
+    batch, height, width, _ = patches.shape
+    x = patches.reshape(batch, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(batch, -1, height * side, width * side)
+
+
+class Conditioning(nn.Module):
+    """Scale and shift per channel, interpolated on the rate point; starts as the identity.
+
+    In a slimmable part each width has its own: the features of fewer channels have other statistics (as the
+    batch normalisations of Yu et al., ICLR 2019)."""
+
+    def __init__(self, rate_points: int, channels: int, widths: int = 1) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(widths, rate_points, channels))
+        self.shift = nn.Parameter(torch.zeros(widths, rate_points, channels))
+
+    def forward(self, point: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
+        return interpolate(self.scale[width], point), interpolate(self.shift[width], point)
+
+
+class GainUnit(nn.Module):
+    """Gain and inverse gain per channel (m, m'), exponentially interpolated between rate points (AG-VAE)."""
+
+    def __init__(self, rate_points: int, channels: int) -> None:
+        super().__init__()
+        self.log2_gain = nn.Parameter(torch.zeros(rate_points, channels))
+        self.log2_inverse = nn.Parameter(torch.zeros(rate_points, channels))
+
+    def forward(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """log₂ m and log₂ m', each (B, channels)."""
+        return interpolate(self.log2_gain, point), interpolate(self.log2_inverse, point)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1×1(act(conv3×3(x)·scale + shift)) with ``hidden`` channels between: 10·C·hidden MAC per
+    position. A narrower input has a part of the hidden channels in proportion."""
+
+    def __init__(self, channels: int, hidden: int, rate_points: int, widths: int = 1) -> None:
+        super().__init__()
+        self.conv1 = SlimConv2d(channels, hidden, 3, padding=1)
+        self.conv2 = SlimConv2d(hidden, channels, 1)
+        self.conditioning = Conditioning(rate_points, hidden, widths)
+        nn.init.normal_(self.conv2.weight, std=0.2 * hidden**-0.5)
+        nn.init.zeros_(bias_of(self.conv2))
+
+    def forward(self, x: Tensor, point: Tensor, width: int = 0) -> Tensor:
+        scale, shift = self.conditioning(point, width)
+        channels = x.shape[1]
+        hidden = channels * self.conv1.out_channels // self.conv1.in_channels
+        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1)
+        return x + self.conv2(h, channels)
