@@ -19,6 +19,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+    from .binary import Source
     from .codec import decode, encode
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
     from .header import Header
@@ -65,25 +66,27 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def read_header(source: bytes | bytearray | memoryview | IO[bytes]) -> Header:
-    """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy.
+def read_header(source: Source) -> Header:
+    """The header of a `.nic` file given as bytes, path or binary file; needs neither torch nor numpy.
 
     `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode
     with `layers=k`. Of a file that is not whole yet it has the layers that are. BitstreamError (an OSError)
     for what is no `.nic` file.
     """
+    from .binary import whole
     from .container import parse_header
 
-    return parse_header(source)
+    return parse_header(whole(source))
 
 
-def truncate(data: bytes | bytearray | memoryview, layers: int) -> bytes:
+def truncate(source: Source, layers: int) -> bytes:
     """A `.nic` file of the first `layers` layers, made without decoding: it decodes to the same pixels as
-    `decode(data, layers=layers)`. ValueError if there are not so many; BitstreamError for damaged data.
+    `decode(source, layers=layers)`. ValueError if there are not so many; BitstreamError for damaged data.
     """
+    from .binary import whole
     from .container import truncate
 
-    return truncate(data, layers)
+    return truncate(whole(source), layers)
 
 
 # Pillow's hooks. They load the plugin with the first .nic file that is opened or saved: what it imports,

@@ -80,9 +80,7 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     """
     reader = Reader(from_memory(data))
     header, seed = take_header(reader)
-    wanted = header.layers if layers is None else layers
-    if not 1 <= wanted <= header.layers:
-        raise ValueError(f"layers must lie between 1 and {header.layers} for this file, not {layers}")
+    wanted = header.wanted(layers)
     chunks = _take_chunks(reader, header)
     streams: list[list[bytes]] = []
     try:

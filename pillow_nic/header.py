@@ -10,6 +10,7 @@ from zlib import crc32
 
 from .binary import Reader, varint
 from .errors import BitstreamError
+from .options import whole_number
 
 SIGNATURE = b"\x89NIC\r\n\x1a\n"
 VERSION = 1
@@ -55,6 +56,10 @@ class Header:
     @property
     def layers(self) -> int:
         return len(self.layer_ends)
+
+    def wanted(self, layers: int | None) -> int:
+        """How many layers ``layers`` asks for: None for all; ValueError for more than there are."""
+        return self.layers if layers is None else whole_number("layers", layers, 1, self.layers)
 
     @property
     def groups(self) -> int:

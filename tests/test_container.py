@@ -367,7 +367,7 @@ def test_trailing_bytes_are_no_part_of_the_file() -> None:
 
 @pytest.mark.parametrize("layers", [-1, 0, 3, 1000])
 def test_layers_that_the_file_does_not_announce(layers: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and 2"):
+    with pytest.raises(ValueError, match="from 1 to 2"):
         parse(SMALL_BYTES, layers=layers)
 
 
@@ -553,7 +553,7 @@ def test_truncate_keeps_what_it_does_not_know_and_refuses_what_is_not_there() ->
     data = PLAIN[:at] + unknown + struct.pack("<I", crc32(unknown)) + PLAIN[at:]
     assert truncate(data, 1) == data
     for layers in (0, -1, 3):
-        with pytest.raises(ValueError, match="layers must lie between 1 and 2"):
+        with pytest.raises(ValueError, match="layers must be a whole number from 1 to 2"):
             truncate(SMALL_BYTES, layers)
     with pytest.raises(TruncatedError):
         truncate(SMALL_BYTES[:-1], 2)

@@ -35,7 +35,7 @@ def run(code: str) -> str:
         "import pillow_nic.hook, pillow_nic.__main__",
         "import pillow_nic.NicImagePlugin",
         "import pillow_nic; pillow_nic.NicError",
-        "import pillow_nic.container, pillow_nic.metadata, pillow_nic.quality, pillow_nic.errors",
+        "import pillow_nic.container, pillow_nic.metadata, pillow_nic.options, pillow_nic.errors",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
