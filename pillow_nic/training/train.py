@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..network import NetworkConfig
-from ..quality import TUNES
+from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
 from .loss import TrainingModel, distortion, forward, similarity
