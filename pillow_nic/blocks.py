@@ -1,5 +1,5 @@
-"""What the networks are made of: slimmable convolutions, conditioning on the rate point, gain units and residual
-blocks."""
+"""What the networks are made of: slimmable convolutions, conditioning on the rate point, gain units and
+residual blocks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SlimConv2d(nn.Conv2d):
         )
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own takes a
-        # slow way on one thread.
+        # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own
+        # takes a slow way on one thread.
         if self.kernel_size == (1, 1):
             return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, self.stride, self.padding)

@@ -1,7 +1,7 @@
 """Pixels ↔ the bytes of a file: the whole pipeline.
 
 Encoding: colour planes → latent (analysis, tile by tile with a halo) → for each tile hyper-latent, table
-numbers and symbols → one stream per layer and tile → container. Decoding is the same backwards; every
+indices and symbols → one stream per layer and tile → container. Decoding is the same backwards; every
 symbol is decoded, on the CPU, before any float network runs.
 
 Tiles are coded independently of each other, so near a tile's border the predicted means are other ones than
@@ -26,7 +26,7 @@ from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header
 from .metadata import Metadata
-from .network import PATCH
+from .network import PATCH, NetworkConfig
 from .options import (
     TUNES,
     DecodeKeywords,
@@ -152,7 +152,7 @@ def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
         range(left // PATCH, -(-right // PATCH)),
     )
     with torch.inference_mode():
-        latent = _decode_latent(loaded, parsed.streams, header, window.grown(_halo(loaded)))
+        latent = _decode_latent(loaded, parsed.streams, header, window.grown(_synthesis_halo(loaded.config)))
         colours = _synthesise(loaded, latent, header, window)
     row, column = top - window.rows.start * PATCH, left - window.columns.start * PATCH
     colours = colours[row : row + bottom - top, column : column + right - left]
@@ -172,9 +172,9 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     bits = np.zeros_like(latent)
     for number, place in _places(header):
         streams = [layer[number] for layer in parsed.streams]
-        _, symbols, numbers = read_symbols(model, streams, header, number, latent[0][place].shape)
+        _, symbols, indices = read_symbols(model, streams, header, number, latent[0][place].shape)
         reach = costs.shape[1] // 2
-        bits[: len(symbols), *place] = costs[numbers, np.clip(symbols, -reach, reach) + reach]
+        bits[: len(symbols), *place] = costs[indices, np.clip(symbols, -reach, reach) + reach]
     return latent, bits
 
 
@@ -199,9 +199,9 @@ def _decode_latent(
 
 def _places(header: Header, window: Window | None = None) -> Iterator[tuple[int, tuple[slice, slice]]]:
     """The number of each tile, or of each that a window meets, and its rows and columns in the latent."""
-    for number, t in enumerate(tiles(*_latent_size(header), header.tile_size // PATCH)):
-        if window is None or window.meets(t):
-            yield number, (slice(t.rows.start, t.rows.stop), slice(t.columns.start, t.columns.stop))
+    for number, tile in enumerate(tiles(*_latent_size(header), header.tile_size // PATCH)):
+        if window is None or window.meets(tile):
+            yield number, tile.own
 
 
 def _header(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
@@ -252,57 +252,43 @@ def _latent_size(header: Header) -> tuple[int, int]:
     return -(-header.height // PATCH), -(-header.width // PATCH)
 
 
-def _halo(model: Model) -> int:
-    """Latent positions around a tile that its pixels depend on: the reach of the transforms' 3×3
-    convolutions."""
-    return model.config.blocks_16 + -(-(model.config.blocks_8 + 1) // 2)
+def _analysis_halo(config: NetworkConfig) -> int:
+    """Latent positions around a tile that its latent depends on: the reach of g_a's 3×3 convolutions."""
+    return len(config.writer.blocks_16) + -(-len(config.writer.blocks_8) // 2)
+
+
+def _synthesis_halo(config: NetworkConfig) -> int:
+    """Latent positions around a tile that its pixels depend on: the reach of g_s's 3×3 convolutions."""
+    return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
 
 
 def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
-    """Colours H×W×3 → latent (1, C, ⌈H/16⌉, ⌈W/16⌉), edges repeated up to whole patches."""
+    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), edges repeated up to whole patches."""
     height, width = _latent_size(header)
-    position = model.position(header.rate_point)
-    channels = model.config.group_ends[model.config.widths[header.width_index].groups - 1]
-    y = torch.empty(1, channels, height, width, device=model.device)
-    for t in tiles(height, width, header.tile_size // PATCH, _halo(model)):
-        rows, columns = t.rows, t.columns
-        patch = colours[
-            rows.outer_start * PATCH : rows.outer_stop * PATCH,
-            columns.outer_start * PATCH : columns.outer_stop * PATCH,
-        ]
-        x = (
-            torch.from_numpy(np.ascontiguousarray(patch)).to(model.device).permute(2, 0, 1)[None].float()
-            / 255
-        )
+    point = model.point(header.rate_point)
+    y = torch.empty(1, model.config.latent_channels, height, width, device=model.device)
+    for tile in tiles(height, width, header.tile_size // PATCH, _analysis_halo(model.config)):
+        pixels = np.ascontiguousarray(colours[tile.times(PATCH).outer])
+        x = torch.from_numpy(pixels).to(model.device).permute(2, 0, 1)[None].float() / 255
         x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        outer = model.network.g_a(
-            x.contiguous(memory_format=torch.channels_last), position, header.width_index
-        )
-        top, left = rows.start - rows.outer_start, columns.start - columns.outer_start
-        inner = outer[:, :, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
-        y[:, :, rows.start : rows.stop, columns.start : columns.stop] = inner
+        y[:, :, *tile.own] = model.network.g_a(x, point)[:, :, *tile.inner]
     return y
 
 
 def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window) -> Pixels:
     """Latent (1, C, h, w) → the colours of a window of its positions, uint8, cut at the picture's ends."""
-    first, left_end = window.rows.start * PATCH, window.columns.start * PATCH
-    height = min(window.rows.stop * PATCH, header.height) - first
-    width = min(window.columns.stop * PATCH, header.width) - left_end
+    top, left = window.rows.start * PATCH, window.columns.start * PATCH
+    height = min(window.rows.stop * PATCH, header.height) - top
+    width = min(window.columns.stop * PATCH, header.width) - left
     out: Pixels = np.empty((height, width, 3), np.uint8)
-    position = model.position(header.rate_point)
-    for t in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, _halo(model), window):
-        rows, columns = t.rows, t.columns
-        outer = y_hat[:, :, rows.outer_start : rows.outer_stop, columns.outer_start : columns.outer_stop]
-        x = model.network.g_s(
-            outer.contiguous(memory_format=torch.channels_last), position, header.width_index
-        )[0]
-        top, left = (rows.start - rows.outer_start) * PATCH, (columns.start - columns.outer_start) * PATCH
-        bottom = top + min(rows.stop * PATCH, header.height) - rows.start * PATCH
-        right = left + min(columns.stop * PATCH, header.width) - columns.start * PATCH
-        x = x[:, top:bottom, left:right].clamp(0, 1).mul(255).round().to(torch.uint8)
-        row, column = rows.start * PATCH - first, columns.start * PATCH - left_end
-        out[row : row + bottom - top, column : column + right - left] = x.permute(1, 2, 0).cpu().numpy()
+    point = model.point(header.rate_point)
+    halo = _synthesis_halo(model.config)
+    for tile in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, halo, window):
+        latent = y_hat[:, :, *tile.outer].contiguous(memory_format=torch.channels_last)
+        place = out[tile.times(PATCH).own_from(top, left)]
+        x = model.network.g_s(latent, point, header.width_index)[0][:, *tile.times(PATCH).inner]
+        x = x[:, : place.shape[0], : place.shape[1]].clamp(0, 1).mul(255).round().to(torch.uint8)
+        place[...] = x.permute(1, 2, 0).cpu().numpy()
     return out
 
 

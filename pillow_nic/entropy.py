@@ -1,6 +1,6 @@
-"""Symbols and their table numbers ↔ the bytes of one stream.
+"""Symbols and their table indices ↔ the bytes of one stream.
 
-A stream is a message of *segments*, put one after another and got in the same order; the table numbers of a
+A stream is a message of *segments*, put one after another and got in the same order; the table indices of a
 segment may depend on the segments before it. Within a segment the symbols are sorted by table (stable), so
 that each table's model is set up once: about 4 ns per symbol instead of 50. Escaped values end a segment.
 
@@ -62,14 +62,13 @@ class SymbolWriter:
         self._steps: list[tuple[Any, ...]] = []  # arguments of encode_reverse, in the order of decoding
 
     def put(self, symbols: Integers, indices: Integers, tables: Tables) -> None:
-        """Append a segment: ``symbols`` and their table numbers ``indices``, two integer arrays of one shape.
+        """Append a segment: ``symbols`` and their table indices ``indices``, two integer arrays of one shape.
 
-        ValueError for shapes or dtypes that do not fit, table numbers that do not exist, symbols beyond
+        ValueError for shapes or dtypes that do not fit, table indices that do not exist, symbols beyond
         ±MAX_SYMBOL, or other than 0 where the table is silent; the message is then as before.
         """
         flat = _check_symbols(symbols, indices)
-        numbers = _check_indices(indices, tables)
-        order, counts = _group(numbers, tables)
+        order, counts = _group(_check_indices(indices, tables), tables)
         values = _coded_symbols(flat, order)
         low = np.repeat(tables.lows, counts)
         size = np.repeat(tables.sizes, counts)
@@ -109,10 +108,9 @@ class SymbolReader:
     def get(self, indices: Integers, tables: Tables) -> Symbols:
         """Read the next segment: int32 symbols in the shape of ``indices``.
 
-        BitstreamError if the stream cannot hold it; ValueError for table numbers that do not exist.
+        BitstreamError if the stream cannot hold it; ValueError for table indices that do not exist.
         """
-        numbers = _check_indices(indices, tables)
-        order, counts = _group(numbers, tables)
+        order, counts = _group(_check_indices(indices, tables), tables)
         codes = np.empty(order.size, np.int32)
         with _translated_errors():
             for table, start, stop in _slices(counts):
@@ -122,9 +120,9 @@ class SymbolReader:
             if escaped.size:
                 table_of = np.searchsorted(np.cumsum(counts), escaped, side="right")
                 values[escaped] = self._get_escapes(tables.lows[table_of], tables.sizes[table_of])
-        symbols = np.zeros(numbers.size, np.int32)
-        symbols[order] = values
-        return symbols.reshape(np.shape(indices))
+        symbols = np.zeros(np.shape(indices), np.int32)
+        symbols.ravel()[order] = values
+        return symbols
 
     def _get_escapes(self, low: Symbols, size: Symbols) -> Symbols:
         exponents = _CLASSES - 1 - self._coder.decode(Uniform(_CLASSES), low.size)
@@ -150,12 +148,12 @@ def table_bits(symbols: Integers, indices: Integers, tables: Tables) -> float:
     Arguments and errors as for put(); no sorting and no coder, for rate search and tests.
     """
     flat = _check_symbols(symbols, indices)
-    numbers = _check_indices(indices, tables)
-    coded = _coded(numbers, tables)
-    values, numbers = _coded_symbols(flat, coded), numbers[coded]
-    low, size = tables.lows[numbers], tables.sizes[numbers]
+    indices = _check_indices(indices, tables)
+    coded = _coded(indices, tables)
+    values, indices = _coded_symbols(flat, coded), indices[coded]
+    low, size = tables.lows[indices], tables.sizes[indices]
     codes, escaped = _codes(values, low, size)
-    codes += tables.offsets[numbers]
+    codes += tables.offsets[indices]
     costs = PRECISION - np.log2(tables.frequencies, dtype=np.float64)
     bits = float(costs[codes].sum())
     if escaped.size:
@@ -176,7 +174,7 @@ def _check_symbols(symbols: Integers, indices: Integers) -> Symbols:
 
 
 def _check_indices(indices: Integers, tables: Tables) -> Integers:
-    """Flat table numbers in the smallest type that holds them: numpy sorts 8 and 16 bits by radix."""
+    """Flat table indices in the smallest type that holds them: numpy sorts 8 and 16 bits by radix."""
     array = np.asarray(indices)
     if array.dtype.kind not in "iu":
         raise ValueError(f"indices must be integers, not {array.dtype}")
@@ -187,9 +185,9 @@ def _check_indices(indices: Integers, tables: Tables) -> Integers:
     return array.astype(np.uint16, copy=False).ravel()
 
 
-def _coded(numbers: Integers, tables: Tables) -> Positions:
+def _coded(indices: Integers, tables: Tables) -> Positions:
     """Positions of the elements whose table is not silent."""
-    return np.flatnonzero((tables.sizes > 0)[numbers])
+    return np.flatnonzero((tables.sizes > 0)[indices])
 
 
 def _coded_symbols(symbols: Symbols, positions: Positions) -> Symbols:
@@ -199,11 +197,11 @@ def _coded_symbols(symbols: Symbols, positions: Positions) -> Symbols:
     return values
 
 
-def _group(numbers: Integers, tables: Tables) -> tuple[Positions, Positions]:
+def _group(indices: Integers, tables: Tables) -> tuple[Positions, Positions]:
     """Positions of the coded elements in order of their tables, and how many every table has."""
-    coded = _coded(numbers, tables)
-    numbers = numbers[coded]
-    return coded[np.argsort(numbers, kind="stable")], np.bincount(numbers, minlength=len(tables))
+    coded = _coded(indices, tables)
+    indices = indices[coded]
+    return coded[np.argsort(indices, kind="stable")], np.bincount(indices, minlength=len(tables))
 
 
 def _slices(counts: Positions) -> Iterator[tuple[int, int, int]]:

@@ -20,8 +20,9 @@ from .network import Network
 
 @dataclass(frozen=True)
 class SideInformation:
-    """What the hyper-latent and the rate point say before the loop: ẑ in its natural domain (B, Cz, h/4, w/4),
-    features for the context (B, F, h, w), and log₂ of the gains m and m' (B, C, 1, 1) with Δ included."""
+    """What the hyper-latent and the rate point say before the loop: ẑ in its natural domain (B, Cz, h/4,
+    w/4), features for the context (B, F, h, w), and log₂ of the gains m and m' (B, C, 1, 1) with Δ
+    included."""
 
     z_hat: Tensor
     features: Tensor
@@ -41,11 +42,12 @@ def side_information(
 
 
 class Coder(Protocol):
-    """Turns the predicted mean of some channels into their decoded value, coding the difference on the way."""
+    """Turns the predicted mean of some channels into their decoded value, coding the difference on the
+    way."""
 
     def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
-        """ŷ (B, channels, h, w) for the channels ``part`` with predicted mean and log₂ q; only positions where
-        ``mask`` is 1 count."""
+        """ŷ (B, channels, h, w) for the channels ``part`` with predicted mean and log₂ q; only positions
+        where ``mask`` is 1 count."""
 
 
 def checkerboard(height: int, width: int, device: torch.device) -> Tensor:
@@ -105,9 +107,7 @@ def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) ->
     return -torch.log2(p.clamp_min(1e-12))
 
 
-def scaled(
-    y: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation
-) -> Tensor:
+def scaled(y: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation) -> Tensor:
     """(y − μ)·m/q of the channels ``part``: what is rounded to symbols."""
     log2_gain = side.log2_gain[:, part]
     return (y[:, part] - mu) * torch.exp2(log2_gain if log2_step is None else log2_gain - log2_step)

@@ -2,8 +2,8 @@
 
 A table says how often each code occurs out of 2**16. Code 0 is the *escape*, codes 1, 2, … are the symbols
 −lo … +hi. The escape comes first for a reason: a coder that has run out of data yields code 0 for ever, so
-that a stream which ends early turns into escapes and then an error, never into quiet symbols (entropy.py). Only the integers
-ship, in the weights file; training/tables.py makes them."""
+that a stream which ends early turns into escapes and then an error, never into quiet symbols (entropy.py).
+Only the integers ship, in the weights file; training/tables.py makes them."""
 
 from __future__ import annotations
 

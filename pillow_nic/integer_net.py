@@ -6,14 +6,14 @@ torch (TF32, reduced matmul precision, threads, devices) cannot reach it. The in
 symbols, the header's rate point (u16) and its step exponent; no float decides anything.
 
 **A layer** is y = clamp((W·x + b) >> s), a convolution of integers with a shift s per output channel that
-rounds (b includes half a step). It is computed in float32 as ⌊W·2^−s · x + b·2^−s⌋: every weight row is scaled
-so that Σ|w|·max|input| + |b| stays below 2**24, so that every partial sum, in whatever order it is added, is an
-integer below 2**24 times 2^−s, which float32 holds exactly. The bound is computed from the actual weights when
-they are exported and again when they are loaded.
+rounds (b includes half a step). It is computed in float32 as ⌊W·2^−s · x + b·2^−s⌋: every weight row is
+scaled so that Σ|w|·max|input| + |b| stays below 2**24, so that every partial sum, in whatever order it is
+added, is an integer below 2**24 times 2^−s, which float32 holds exactly. The bound is computed from the
+actual weights when they are exported and again when they are loaded.
 
 **Fixed point.** Hyper-latent input in steps of 1/8 within ±511; activations in steps of 1/64 within 0 …
-511; logarithms (gains, scales, skews) in 1/64 octave, a table's row and column being 2^k of these. Inverse gains
-of the hyper-latent are applied through a table of 2**(k/64)."""
+511; logarithms (gains, scales, skews) in 1/64 octave, a table's row and column being 2^k of these. Inverse
+gains of the hyper-latent are applied through a table of 2**(k/64)."""
 
 from __future__ import annotations
 
@@ -99,9 +99,11 @@ class IntegerConv:
     shuffle: bool
 
     def worst_sum(self, offset_max: int = 0) -> int:
-        """Largest magnitude that any partial sum can reach for any input, with up to ± ``offset_max`` added to an
-        output."""
-        sums = np.abs(self.weight.astype(np.int64)).sum(1) * self.input_max + np.abs(self.bias.astype(np.int64))
+        """Largest magnitude that any partial sum can reach for any input, with up to ± ``offset_max`` added
+        to an output."""
+        sums = np.abs(self.weight.astype(np.int64)).sum(1) * self.input_max + np.abs(
+            self.bias.astype(np.int64)
+        )
         return int((sums + (offset_max << self.shift.astype(np.int64))).max())
 
     def check(self, name: str, offset_max: int = 0) -> None:
@@ -133,8 +135,8 @@ class IntegerConv:
             y = taps[0] @ x.reshape(channels, -1)
             y += constant
             return np.floor(y, out=y).reshape(-1, height, width)
-        # In the flat padded picture the window of a tap is one run of memory: no copies of windows are made, and
-        # the columns between two rows come out as nonsense that is cut off.
+        # In the flat padded picture the window of a tap is one run of memory: no copies of windows are made,
+        # and the columns between two rows come out as nonsense that is cut off.
         flat = np.pad(x, ((0, 0), (1, 2), (1, 1))).reshape(channels, -1)
         stride = width + 2
         run = height * stride
@@ -158,9 +160,9 @@ class IntegerConv:
 class IntegerHyperSynthesis:
     """The integer network with its gain tables; made from the arrays of a weights file.
 
-    The last layer, the head, gives log₂ σ of each channel in rows of the probability tables (entropy_tables.py), of
-    which one is 2^``scale_log2`` 1/64 octaves, and log₂ skew in columns; ``scale_zero`` is the log₂ of row 0's
-    scale in 1/64 octaves."""
+    The last layer, the head, gives log₂ σ of each channel in rows of the probability tables
+    (entropy_tables.py), of which one is 2^``scale_log2`` 1/64 octaves, and log₂ skew in columns;
+    ``scale_zero`` is the log₂ of row 0's scale in 1/64 octaves."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         try:

@@ -3,7 +3,8 @@
     x ── g_a ── y ──×m/q──┬── w = round((y − μ)·m/q) ──► streams ──► ŷ = μ + w·m'·q ── g_s ── x̂
                           └── h_a ──×── round ── ẑ ──► stream
                                                   ├──► h_s (integer_net.py) ──► table index per element
-                                                  └──► float features ──► channel context ──► μ, q, step by step
+                                                  └──► float features ──► channel context ──► μ, q, step by
+                                                  step
 
 Both transforms have two paths. The linear one projects patches of 16×16 pixels and starts as the KLT of
 training patches (synthesis: its transpose); the non-linear one starts at zero and works at 1/8 and 1/16 of
@@ -120,8 +121,10 @@ class NetworkConfig:
         fields: dict[str, Any] = json.loads(text)
         fields["groups"] = tuple(fields["groups"])
         fields["widths"] = tuple(Width(**w) for w in fields["widths"])
-        writer = fields["writer"]
-        fields["writer"] = Writer(**{k: tuple(v) if isinstance(v, list) else v for k, v in writer.items()})
+        writer: dict[str, Any] = fields["writer"]
+        for name in ("blocks_8", "blocks_16"):
+            writer[name] = tuple(writer[name])
+        fields["writer"] = Writer(**writer)
         return NetworkConfig(**fields)
 
 
@@ -303,10 +306,12 @@ LOG2_STEP_MAX = 3.0
 
 
 class ChannelContext(nn.Module):
-    """Predicts each step of ``config.steps`` from a state (B, hidden, h, w), to which every group adds what was
-    decoded of it: a 3×3 convolution per group, linear, so that the two phases of a group add up to the whole.
+    """Predicts each step of ``config.steps`` from a state (B, hidden, h, w), to which every group adds what
+    was decoded of it: a 3×3 convolution per group, linear, so that the two phases of a group add up to the
+    whole.
 
-    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv 2609.18602)."""
+    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv
+    2609.18602)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -360,7 +365,9 @@ class StepwiseContext(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.step_nets = nn.ModuleList(StepwiseContextStep(config, g, p) for g, p in config.steps)
-        self.starts = [config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)]
+        self.starts = [
+            config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
+        ]
 
     def start(self, features: Tensor) -> Tensor:
         return features

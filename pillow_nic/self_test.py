@@ -30,7 +30,7 @@ def check(network: Network, integer_net: IntegerHyperSynthesis, stored: Mapping[
     """WeightsError if this process computes other table indices, or a picture more than a level off."""
     indices, picture = stored["indices"], stored["picture"]
     if not np.array_equal(_indices(network, integer_net), indices):
-        raise WeightsError("self-test: the integer network gives other table indices here than where it was made")
+        raise WeightsError("self-test: the integer network gives other table indices here than at export")
     device = next(network.parameters()).device
     found = _picture(network)
     if found.shape != picture.shape:

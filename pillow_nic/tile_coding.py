@@ -125,9 +125,7 @@ def read_symbols(
     return z, symbols, indices
 
 
-def _rounding(
-    model: Model, header: Header, indices: Array, side: SideInformation
-) -> RateDistortionRounding:
+def _rounding(model: Model, header: Header, indices: Array, side: SideInformation) -> RateDistortionRounding:
     """The encoder's choice of symbols at the λ of the rate point and Δ: an error of one step in a channel
     is one of m'·deviation in an orthonormal transform, and λ counts the mean over three colours."""
     lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)

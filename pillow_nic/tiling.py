@@ -19,6 +19,31 @@ class Tile(NamedTuple):
     rows: Span
     columns: Span
 
+    def times(self, factor: int) -> Tile:
+        """The same tile in units that are so many times smaller."""
+        return Tile(*(Span(*(factor * value for value in span)) for span in self))
+
+    @property
+    def own(self) -> tuple[slice, slice]:
+        """Its rows and columns in the whole, without the halo."""
+        return self.own_from(0, 0)
+
+    def own_from(self, top: int, left: int) -> tuple[slice, slice]:
+        """Its rows and columns in a part of the whole that begins there."""
+        rows, columns = self
+        return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+
+    @property
+    def outer(self) -> tuple[slice, slice]:
+        """Its rows and columns in the whole, with the halo."""
+        rows, columns = self
+        return slice(rows.outer_start, rows.outer_stop), slice(columns.outer_start, columns.outer_stop)
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Its own rows and columns within the ones with the halo."""
+        return self.own_from(self.rows.outer_start, self.columns.outer_start)
+
 
 class Window(NamedTuple):
     """A part of the whole."""

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import codec
 from ..container import parse_header
-from ..entropy_model import SymbolDecoder, code_groups
+from ..entropy_model import SymbolDecoder, code_groups, side_information
 from ..network import Network
 from ..options import TOP_RATE_POINT, EncodeOptions
 from .measuring import QUALITIES, SPEED_SIDES, Nic, curve, means, measure, nics, progress, read, speed, table
@@ -101,22 +101,23 @@ def _bpp(size: int, pixels: codec.Pixels) -> float:
 def costs(network: Network, width: int) -> dict[str, float]:
     """Multiply–adds per pixel of each part at a width, counted while it runs; of the hyper-synthesis's head,
     only the outputs that are needed."""
-    config, position = network.config, torch.tensor([2.5])
+    config, point = network.config, torch.tensor([2.5])
     groups = config.widths[width].groups
     channels = config.group_ends[groups - 1]
+    side = COST_SIDE // 16
     x = torch.zeros(1, 3, COST_SIDE, COST_SIDE)
-    y = torch.zeros(1, channels, COST_SIDE // 16, COST_SIDE // 16)
-    z = torch.zeros(1, config.hyper_channels, COST_SIDE // 64, COST_SIDE // 64)
-    features = network.features(z)
-    idle = SymbolDecoder(torch.zeros_like(y), torch.ones(1, channels, 1, 1))
+    y = torch.zeros(1, config.latent_channels, side, side)
+    z = torch.zeros(1, config.hyper_channels, side // 4, side // 4)
+    read = side_information(network, z, point, 0.0, (side, side))
+    idle = SymbolDecoder(torch.zeros_like(y), read)
     unused = 2 * (config.latent_channels - channels) * network.h_s.head.in_channels / 256
     return {
-        "g_a": _macs(lambda: network.g_a(x, position, width)),
-        "h_a": _macs(lambda: network.h_a(y, position)),
+        "g_a": _macs(lambda: network.g_a(x, point)),
+        "h_a": _macs(lambda: network.h_a(y, point)),
         "h_s": _macs(lambda: network.h_s(z)) - unused,
         "features": _macs(lambda: network.features(z)),
-        "context": _macs(lambda: code_groups(network, features, position, idle, groups)),
-        "g_s": _macs(lambda: network.g_s(y, position, width)),
+        "context": _macs(lambda: code_groups(network, read.features, point, idle, groups)),
+        "g_s": _macs(lambda: network.g_s(y[:, :channels], point, width)),
     }
 
 

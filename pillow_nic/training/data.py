@@ -50,8 +50,8 @@ class Pictures:
         screens: list[Path] | None = None,
         screen_share: float = 0.0,
     ) -> None:
-        """Photographs, and ``screens`` from which this share of the crops is drawn. ValueError if there are no
-        pictures in one of them, or one is smaller than ``least_side`` pixels."""
+        """Photographs, and ``screens`` from which this share of the crops is drawn. ValueError if there are
+        no pictures in one of them, or one is smaller than ``least_side`` pixels."""
         self.pictures: list[Tensor] = []
         weights: list[np.ndarray] = []
         for files, share in ((sources, 1 - screen_share), (screens or [], screen_share)):
@@ -70,8 +70,8 @@ class Pictures:
         self.megapixels = sum(p.shape[0] * p.shape[1] for p in self.pictures) / 1e6
 
     def crops(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
-        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area among its kind, flipped
-        and transposed at random."""
+        """(count, 3, side, side) float in 0…1: a uniform position in a picture drawn by its area among its
+        kind, flipped and transposed at random."""
         out = []
         for index in rng.choice(len(self.pictures), count, p=self.weights):
             picture = self.pictures[index]

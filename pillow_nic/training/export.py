@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import codec, container, self_test, weights
-from ..bench.metrics import METRICS, metric_of
-from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
-from ..integer_net import IntegerHyperSynthesis, quantise
+from ..entropy_tables import Table, Tables
+from ..integer_net import IntegerHyperSynthesis
 from ..network import Network
 from ..options import TOP_RATE_POINT, rate_point
-from .loss import TrainingModel, forward
+from .loss import TITLES, TrainingModel, decibels, forward
+from .quantise import quantise
+from .tables import gaussian_tables, table_from_pmf
 from .train import load_checkpoint, load_recipe, validate, validation_pictures
 
 ROWS, COLUMNS = 48, 7
@@ -50,14 +51,13 @@ def _hyper_table(pmf: np.ndarray) -> Table:
 
 def width_costs(model: TrainingModel, pictures: list[Tensor], tune: str = "psnr") -> np.ndarray:
     """Estimated bytes of each width against the full one at equal PSNR or MS-SSIM, minus 1: (widths,
-    positions), means over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond
+    points), means over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond
     its ends."""
     config = model.network.config
-    positions = [float(i) for i in range(config.rate_points)]
-    name = metric_of(tune)
-    curves = [validate(model, pictures, positions, False, width, tune) for width in range(len(config.widths))]
+    points = [float(i) for i in range(config.rate_points)]
+    curves = [validate(model, pictures, points, False, width, tune) for width in range(len(config.widths))]
     rate = np.array([[row["bpp"] for row in curve] for curve in curves])
-    score = np.array([[METRICS[name].on_curve(row[name]) for row in curve] for curve in curves])
+    score = np.array([[row["decibels"] for row in curve] for curve in curves])
     x, y = score[-1], np.log(rate[-1])
     low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
     x, y = np.r_[x[0] - 9, x, x[-1] + 9], np.r_[y[0] - 9 * low, y, y[-1] + 9 * high]
@@ -143,20 +143,21 @@ def integer_cost(
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     model.eval()
     weights.use(file, torch.device("cpu"))
-    metric = METRICS[metric_of(load_recipe(checkpoint)["tune"])]
+    tune = load_recipe(checkpoint)["tune"]
     pictures = validation_pictures(folder, 24, torch.device("cpu"))
     rows = []
     for quality in tqdm(qualities):
         estimated, coded, real, scores = [], [], [], []
         for x in pictures:
-            position = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
-            estimated.append(forward(model, x, position, hard=True).bpp.item())
+            point = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
+            estimated.append(forward(model, x, point, hard=True).bpp.item())
             pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
             data = codec.encode(pixels, quality=quality, effort=0, model=file.stem, device="cpu")
             streams = container.parse(data).streams
             coded.append(8 * sum(len(s) for layer in streams for s in layer) / pixels[..., 0].size)
             real.append(8 * len(data) / pixels[..., 0].size)
-            scores.append(metric.on_curve(metric.score(pixels, codec.decode(data, device="cpu"))))
+            decoded = torch.from_numpy(codec.decode(data, device="cpu")).permute(2, 0, 1)[None] / 255
+            scores.append(decibels(tune, x, decoded).item())
         change = 100 * (np.mean(coded) / np.mean(estimated) - 1)
         streams_cell = f"{np.mean(coded):.4f} | {change:+.2f} %"
         files_cell = f"{np.mean(real):.4f} | {np.mean(scores):.2f}"
@@ -170,7 +171,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
     with safe_open(checkpoint, "pt") as f:
         metadata = f.metadata()
     recipe = load_recipe(checkpoint)
-    title = METRICS[metric_of(recipe["tune"])].title
+    title = TITLES[recipe["tune"]]
     for key in ("data", "valid", "out", "resume"):  # places on one machine say nothing to others
         del recipe[key]
     bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())

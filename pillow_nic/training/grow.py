@@ -28,6 +28,6 @@ def grow(model: TrainingModel, state: dict[str, Tensor]) -> str:
         target.copy_(source[tuple(slice(n) for n in target.shape)])
     for name, part in model.named_modules():
         if ".blocks_" in name and f"{name}.conv2.weight" in new:
-            part.conv2.weight.zero_()  # type: ignore[operator, union-attr]
+            part.conv2.weight.zero_()
     parts = sorted({".".join(name.split(".")[1:3]) for name in new})
     return f"{cut} tensors cut to their first channels, {len(new)} new in {', '.join(parts) or 'no part'}"

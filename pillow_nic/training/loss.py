@@ -37,7 +37,8 @@ MSE_SHARE = 0.1
 @dataclass
 class Result:
     """Per picture: bits per pixel in all and of the hyper-latent, MSE in 8-bit levels², and the
-    reconstruction in 0…1; and ŷ in the natural domain (B, C, h, w), which a narrow synthesis can read, too."""
+    reconstruction in 0…1; and ŷ in the natural domain (B, C, h, w), which a narrow synthesis can read,
+    too."""
 
     bpp: Tensor
     hyper_bpp: Tensor
@@ -97,3 +98,14 @@ def similarity(x: Tensor, x_hat: Tensor) -> Tensor:
     """MS-SSIM of each picture, (B,)."""
     with torch.autocast(x.device.type, enabled=False):
         return ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
+
+
+TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM"}
+"""What each tune is judged by."""
+
+
+def decibels(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
+    """PSNR, or MS-SSIM as −10·log₁₀(1 − MS-SSIM), of each picture, (B,)."""
+    if tune == "psnr":
+        return 10 * (255**2 / squared_error(x, x_hat)).log10()
+    return -10 * (1 - similarity(x, x_hat)).log10()

@@ -13,8 +13,8 @@ from torch import Tensor
 class Float32Muon(Muon):  # type: ignore[misc]
     """The library's Muon, its matrices orthogonalised in float32 through their Gram matrices.
 
-    The library does it in half precision, which a processor without bfloat16 takes 56 % of a training step for.
-    Float32 needs none of the restarts that half precision needs to stay stable."""
+    The library does it in half precision, which a processor without bfloat16 takes 56 % of a training step
+    for. Float32 needs none of the restarts that half precision needs to stay stable."""
 
     @staticmethod
     def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:

@@ -1,12 +1,12 @@
 """The training loop. One command starts a training and, given again, goes on with it:
 
-    python -m pillow_nic.training --data TARS_OR_FOLDERS… --screens TARS… --valid FOLDER --out runs/nic-2 --minutes 60
+    python -m pillow_nic.training --data TARS… --screens TARS… --valid FOLDER --out runs/nic-2 --minutes 60
 
 The run in ``--out`` is a *trunk*: a constant rate after a short warm-up, and a checkpoint of weights, moving
 average and optimiser, from which the next run goes on where this one stopped. ``--start FILE`` begins a new
-trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's moving average
-or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in which the rate falls
-to 1 %. ``--steps 0`` only validates."""
+trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's moving
+average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in which the
+rate falls to 1 %. ``--steps 0`` only validates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..network import NetworkConfig
 from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
-from .loss import TrainingModel, distortion, forward, similarity
+from .loss import TrainingModel, decibels, distortion, forward
 
 
 def _option(default: Any, sentence: str) -> Any:
@@ -43,7 +43,9 @@ class TrainConfig:
     screens: list[str] = field(
         default_factory=list, metadata={"sentence": "tars and folders of screens, plots and drawings"}
     )
-    screen_share: float = _option(0.08, "share of the crops that are taken from the screens, if there are any")
+    screen_share: float = _option(
+        0.08, "share of the crops that are taken from the screens, if there are any"
+    )
     valid: str | None = _option(None, "folder of validation pictures")
     out: str = _option("runs/nic-2", "folder of the checkpoint; a run that finds one there goes on with it")
     start: str | None = _option(None, "weights or checkpoint to start a new run from, as far as shapes allow")
@@ -159,20 +161,18 @@ def validate(
     width: int = -1,
     tune: str = "psnr",
 ) -> list[dict[str, float]]:
-    """Mean bits per pixel (estimated, hyper-latent included), PSNR and, for that ``tune``, MS-SSIM over
-    pictures at each rate point, truly rounded."""
+    """Means over pictures at each rate point, truly rounded: estimated bits per pixel in all and of the
+    hyper-latent, and PSNR or, for that ``tune``, MS-SSIM in dB."""
     model.eval()
     rows = []
     for point in points:
-        values: dict[str, list[float]] = {"bpp": [], "hyper": [], "psnr": []}
+        values: dict[str, list[float]] = {"bpp": [], "hyper": [], "decibels": []}
         for x in pictures:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
                 result = forward(model, x, torch.tensor([point], device=x.device), width=width, hard=True)
             values["bpp"].append(result.bpp.item())
             values["hyper"].append(result.hyper_bpp.item())
-            values["psnr"].append(10 * math.log10(255**2 / result.mse.item()))
-            if tune == "ms-ssim":
-                values.setdefault("ms_ssim", []).append(similarity(x, result.x_hat).item())
+            values["decibels"].append(decibels(tune, x, result.x_hat).item())
         rows.append({"point": point} | {key: float(np.mean(v)) for key, v in values.items()})
     model.train()
     return rows
@@ -200,8 +200,8 @@ class Draw:
 
 
 def draw(rng: np.random.Generator, config: TrainConfig, network: NetworkConfig, count: int) -> Draw:
-    """One rate point per picture, spread over the batch: no step sees only one end of the range. A focus below
-    1 draws most of them from the lower part of the range."""
+    """One rate point per picture, spread over the batch: no step sees only one end of the range. A focus
+    below 1 draws most of them from the lower part of the range."""
     top = network.rate_points - 1
     part = np.where(rng.random(count) < config.focus_share, config.focus, 1.0)
     points = (rng.permutation(count) + rng.random(count)) / count * part * top
