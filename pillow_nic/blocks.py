@@ -10,7 +10,32 @@ from torch import Tensor, nn
 
 class SlimConv2d(nn.Conv2d):
     """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
-    asked for."""
+    asked for.
+
+    Its parameters are not set when it is made, as most come from a file: `start` does that, from a normal
+    distribution of deviation ``std``, or as torch does where there is none."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        std: float | None = None,
+    ) -> None:
+        self.std = std
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def start(self) -> None:
+        if self.std is None:
+            super().reset_parameters()
+        else:
+            nn.init.normal_(self.weight, std=self.std)
+            nn.init.zeros_(bias_of(self))
 
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         return self.scaled(x, None, None, out)
@@ -40,12 +65,6 @@ class SlimConv2d(nn.Conv2d):
 def bias_of(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
-
-
-def zeroed(conv: SlimConv2d) -> SlimConv2d:
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(bias_of(conv))
-    return conv
 
 
 def interpolate(table: Tensor, point: Tensor) -> Tensor:
@@ -104,10 +123,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, hidden: int, rate_points: int, widths: int = 1) -> None:
         super().__init__()
         self.conv1 = SlimConv2d(channels, hidden, 3, padding=1)
-        self.conv2 = SlimConv2d(hidden, channels, 1)
+        self.conv2 = SlimConv2d(hidden, channels, 1, std=0.2 * hidden**-0.5)
         self.conditioning = Conditioning(rate_points, hidden, widths)
-        nn.init.normal_(self.conv2.weight, std=0.2 * hidden**-0.5)
-        nn.init.zeros_(bias_of(self.conv2))
 
     def forward(self, x: Tensor, point: Tensor, width: int = 0) -> Tensor:
         scale, shift = self.conditioning(point, width)

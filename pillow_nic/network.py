@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, from_patches, to_patches, zeroed
+from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, from_patches, to_patches
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
@@ -146,7 +146,7 @@ class AnalysisTransform(nn.Module):
         self.blocks_16 = nn.ModuleList(
             ResidualBlock(writer.channels_16, hidden, n) for hidden in writer.blocks_16
         )
-        self.head = zeroed(SlimConv2d(writer.channels_16, config.latent_channels, 1))
+        self.head = SlimConv2d(writer.channels_16, config.latent_channels, 1, std=0.0)
 
     def forward(self, x: Tensor, point: Tensor) -> Tensor:
         x = x - 0.5
@@ -182,7 +182,7 @@ class SynthesisTransform(nn.Module):
         self.up = SlimConv2d(c16, 4 * c8, 1)
         self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = zeroed(SlimConv2d(c8, 3 * 64, 3, padding=1))
+        self.head = SlimConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
 
     def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
         size = self.config.widths[width]
@@ -241,7 +241,7 @@ class HyperSynthesis(nn.Module):
         self.conv2 = SlimConv2d(hidden, hidden, 3, padding=1)
         self.up2 = SlimConv2d(hidden, 4 * last, 1)
         self.conv3 = SlimConv2d(last, last, 3, padding=1)
-        self.head = zeroed(SlimConv2d(last, 2 * config.latent_channels, 1))
+        self.head = SlimConv2d(last, 2 * config.latent_channels, 1, std=0.0)
 
     def layers(self) -> Iterator[tuple[SlimConv2d, bool]]:
         """The convolutions in order, each with whether a pixel shuffle follows its activation."""
@@ -293,7 +293,7 @@ class ContextStep(nn.Module):
         hidden = config.context_hidden
         self.conditioning = Conditioning(config.rate_points, hidden)
         self.conv = SlimConv2d(hidden, hidden, 1)
-        self.head = zeroed(SlimConv2d(hidden, config.groups[group] * (1 + config.predicted_step), 1))
+        self.head = SlimConv2d(hidden, config.groups[group] * (1 + config.predicted_step), 1, std=0.0)
 
     def forward(self, state: Tensor, point: Tensor) -> Tensor:
         scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
@@ -352,7 +352,7 @@ class StepwiseContextStep(nn.Module):
         self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=1)
         self.conditioning = Conditioning(config.rate_points, hidden)
         self.conv2 = SlimConv2d(hidden, hidden, 1)
-        self.head = zeroed(SlimConv2d(hidden, config.groups[group], 1))
+        self.head = SlimConv2d(hidden, config.groups[group], 1, std=0.0)
 
     def forward(self, state: Tensor, point: Tensor) -> Tensor:
         h = F.leaky_relu(self.conv1.scaled(state, *self.conditioning(point)), 0.1)
@@ -383,9 +383,12 @@ class StepwiseContext(nn.Module):
 
 
 class Network(nn.Module):
-    """All parts of one model. It has no forward of its own: entropy_model.py and codec.py join the parts."""
+    """All parts of one model. It has no forward of its own: entropy_model.py and codec.py join the parts.
 
-    def __init__(self, config: NetworkConfig | None = None) -> None:
+    ``start``: whether to set the parameters to what training starts from. Without it they are whatever was in
+    memory, for those who read them from a file."""
+
+    def __init__(self, config: NetworkConfig | None = None, start: bool = True) -> None:
         super().__init__()
         self.config = config = config or NetworkConfig()
         self.g_a = AnalysisTransform(config)
@@ -396,6 +399,10 @@ class Network(nn.Module):
         self.context = StepwiseContext(config) if config.stepwise_context else ChannelContext(config)
         self.gain = GainUnit(config.rate_points, config.latent_channels)
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
+        if start:
+            for part in self.modules():
+                if isinstance(part, SlimConv2d):
+                    part.start()
 
     @torch.no_grad()
     def start_from_klt(self, basis: Tensor, deviation: Tensor) -> None:

@@ -158,8 +158,7 @@ def read(file: Path, name: str, device: torch.device) -> Model:
             config = NetworkConfig.from_json(f.metadata()["network"])
             limits = tuple(int(limit) for limit in json.loads(f.metadata()["width_limits"]))
             tensors: dict[str, torch.Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
-        with torch.device("meta"):
-            network = Network(config)
+        network = Network(config, start=False)
         state = {
             k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
         }
