@@ -75,17 +75,24 @@ def interpolate(table: Tensor, point: Tensor) -> Tensor:
 
 
 def to_patches(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) → (B, H/side, W/side, C·side²)."""
+    """(B, C, H, W) → (B, H/side, W/side, side²·C): row, column, channel, as channels-last memory has them."""
     batch, channels, height, width = x.shape
-    x = x.reshape(batch, channels, height // side, side, width // side, side)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // side, width // side, -1)
+    rows = x.permute(0, 2, 3, 1).reshape(batch, height // side, side, width // side, side * channels)
+    return rows.transpose(2, 3).reshape(batch, height // side, width // side, -1)
 
 
 def from_patches(patches: Tensor, side: int) -> Tensor:
-    """(B, h, w, C·side²) → (B, C, h·side, w·side)."""
+    """(B, h, w, side²·C) → (B, C, h·side, w·side), channels last."""
     batch, height, width, _ = patches.shape
-    x = patches.reshape(batch, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(batch, -1, height * side, width * side)
+    rows = patches.reshape(batch, height, width, side, -1).transpose(2, 3)
+    return rows.reshape(batch, height * side, width * side, -1).permute(0, 3, 1, 2)
+
+
+def patch_order(weight: Tensor, dim: int, channels: int = 3) -> Tensor:
+    """Parameters of which one dimension is channel, row, column of a patch, in the order of `to_patches`."""
+    shape = weight.shape
+    split = weight.reshape(*shape[:dim], channels, -1, *shape[dim + 1 :])
+    return split.transpose(dim, dim + 1).reshape(shape)
 
 
 class Conditioning(nn.Module):

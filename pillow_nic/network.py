@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, from_patches, to_patches
+from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, bias_of, from_patches, patch_order, to_patches
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
@@ -151,9 +151,10 @@ class AnalysisTransform(nn.Module):
     def forward(self, x: Tensor, point: Tensor) -> Tensor:
         x = x - 0.5
         with torch.autocast(x.device.type, enabled=False):
-            basis = self.klt.weight.flatten(1) / self.deviation[:, None]
+            basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
             linear = F.linear(to_patches(x, PATCH), basis).permute(0, 3, 1, 2)
-        h = self.stem(4 * to_patches(x, 8).permute(0, 3, 1, 2))
+        stem = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1)
+        h = F.linear(to_patches(x, 8), stem, self.stem.bias).permute(0, 3, 1, 2)
         for block in self.blocks_8:
             h = block(h, point)
         h = self.down(h)
@@ -188,7 +189,7 @@ class SynthesisTransform(nn.Module):
         size = self.config.widths[width]
         channels = y_hat.shape[1]
         with torch.autocast(y_hat.device.type, enabled=False):
-            basis = self.klt.weight[:channels].flatten(1) * self.deviation[:channels, None]
+            basis = patch_order(self.klt.weight[:channels].flatten(1), 1) * self.deviation[:channels, None]
             grey = basis.new_full((basis.shape[1],), 0.5)
             linear = from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH)
         h = self.stem(y_hat, size.channels_16)
@@ -197,7 +198,9 @@ class SynthesisTransform(nn.Module):
         h = F.pixel_shuffle(self.up(h, 4 * size.channels_8), 2)
         for block in self.blocks_8:
             h = block(h, point, width)
-        return linear + from_patches(self.head(h).float().permute(0, 2, 3, 1), 8)
+        weight, bias = patch_order(self.head.weight[:, : h.shape[1]], 0), patch_order(bias_of(self.head), 0)
+        painted = F.conv2d(h, weight, bias, padding=1)
+        return linear + from_patches(painted.float().permute(0, 2, 3, 1), 8)
 
 
 class HyperAnalysis(nn.Module):

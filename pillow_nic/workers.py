@@ -1,0 +1,136 @@
+"""The threads that compute: a small pool, each thread with one thread inside of torch.
+
+torch's own way is one team of OpenMP threads that meet at a barrier after every operation, and spin there.
+On a machine that is busy with other work that takes several times as long as it should. Here work is cut into
+pieces of bounded size instead, each of which one thread computes from end to end.
+
+Nothing of the caller's is changed: what `torch.set_num_threads` says in other threads stays as it was, and is the
+most that the pool uses. A forked child makes a pool of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_size = 0
+_thread = threading.local()
+
+
+def _after_fork() -> None:
+    """A forked child has none of its parent's threads, and must not wait for a lock that one of them held."""
+    global _lock, _pool, _size
+    _lock, _pool, _size = threading.Lock(), None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def processors() -> int:
+    """How many processors this process may use: its affinity, and the quota of its control group."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such group, or no quota in it: "max"
+        return count
+
+
+def thread_count(threads: int | None = None) -> int:
+    """How many threads compute: ``threads``, else the environment's NIC_THREADS, else as many as there are
+    processors for this process, but no more than torch's own setting in the calling thread (which is 1 in a
+    worker of DataLoader, say). ValueError for what is no such number."""
+    if threads is not None:
+        return threads
+    if named := os.environ.get("NIC_THREADS"):
+        if not (named.isdecimal() and int(named)):
+            raise ValueError(f"NIC_THREADS must be a whole number from 1, not {named!r}")
+        return int(named)
+    return min(processors(), torch.get_num_threads())
+
+
+def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """``action`` of every item, in inference mode, on so many threads; its results in the order of the items.
+    After an exception no further item is begun, and it is raised once those in work are done. An action that
+    calls this again gets its own thread."""
+    listed = list(items)
+    if getattr(_thread, "is_worker", False):
+        return [action(item) for item in listed]
+    waiting = iter(range(len(listed)))  # next() of it is atomic
+    results: list[Result | None] = [None] * len(listed)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            with torch.inference_mode():
+                for index in waiting:
+                    if stop.is_set():
+                        return
+                    results[index] = action(listed[index])
+        except BaseException:
+            stop.set()
+            raise
+
+    threads = min(threads, len(listed))
+    running = [_pool_of(threads).submit(work) for _ in range(threads)]
+    try:
+        wait(running)
+    except BaseException:  # KeyboardInterrupt: leave nothing running behind the caller's back
+        stop.set()
+        wait(running)
+        raise
+    for future in running:
+        future.result()
+    return results  # type: ignore[return-value]
+
+
+def call(action: Callable[[], Result]) -> Result:
+    """``action`` in inference mode, on a thread of the pool."""
+    return each(lambda _: action(), [None], 1)[0]
+
+
+def _pool_of(threads: int) -> ThreadPoolExecutor:
+    """The pool of the process, with as many threads as it has processors, or more if so many are asked for."""
+    global _pool, _size
+    with _lock:
+        if _pool is None or _size < threads:
+            _size = max(threads, processors())
+            _pool = _new_pool(_size)
+        return _pool
+
+
+def _new_pool(size: int) -> ThreadPoolExecutor:
+    defaults: list[int] = []
+    everyone = threading.Barrier(size + 1)
+
+    def begin() -> None:
+        _thread.is_worker = True
+        defaults.append(torch.get_num_threads())
+        everyone.wait()
+        torch.set_num_threads(1)  # for this thread, and as the default of those that torch has not seen yet
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(size, "pillow-nic", begin)
+    for _ in range(size):
+        pool.submit(int)
+    everyone.wait()
+    everyone.wait()
+    # A thread of its own gives the default back, so that the caller's thread is not touched.
+    restore = threading.Thread(target=torch.set_num_threads, args=(max(defaults),))
+    restore.start()
+    restore.join()
+    return pool
