@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from . import colour, container, weights
+from . import colour, container, weights, workers
 from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
@@ -39,7 +39,7 @@ from .options import (
     whole_number,
 )
 from .tile_coding import Array, decode_tile, encode_tile, read_symbols, write_layers
-from .tiling import Window, tiles
+from .tiling import Tile, Window, pieces, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
@@ -95,11 +95,13 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
         colours = colour.fill_transparent(colours, alpha)
     loaded = weights.load(options.model or TUNES[options.tune], weights.pick_device(options.device))
     header = _header(loaded, pixels, options)
-    with torch.inference_mode():
-        y = _analyse(loaded, colours, header)
-        by_tile = [
-            encode_tile(loaded, y[:, :, *place], header, options.effort) for _, place in _places(header)
-        ]
+    threads = _threads(loaded, options.threads)
+    y = _analyse(loaded, colours, header, threads)
+    by_tile = workers.each(
+        lambda place: encode_tile(loaded, y[:, :, *place[1]], header, options.effort),
+        _places(header),
+        threads,
+    )
     streams = write_layers(loaded, by_tile, header.layer_ends)
     if options.layers is None:
         ends = _join_layers(header.layer_ends, streams)
@@ -151,9 +153,10 @@ def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
         range(top // PATCH, -(-bottom // PATCH)),
         range(left // PATCH, -(-right // PATCH)),
     )
-    with torch.inference_mode():
-        latent = _decode_latent(loaded, parsed.streams, header, window.grown(_synthesis_halo(loaded.config)))
-        colours = _synthesise(loaded, latent, header, window)
+    threads = _threads(loaded, options.threads)
+    seen = window.grown(_synthesis_halo(loaded.config))
+    latent = _decode_latent(loaded, parsed.streams, header, threads, seen)
+    colours = _synthesise(loaded, latent, header, window, threads)
     row, column = top - window.rows.start * PATCH, left - window.columns.start * PATCH
     colours = colours[row : row + bottom - top, column : column + right - left]
     if alpha is not None:
@@ -166,8 +169,7 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
     parsed = container.parse(data)
     header, model = parsed.header, _model_for(parsed.header, device)
-    with torch.inference_mode():
-        latent = _decode_latent(model, parsed.streams, header)[0].cpu().numpy()
+    latent = _decode_latent(model, parsed.streams, header, _threads(model, None))[0].cpu().numpy()
     costs = model.symbol_costs.cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in _places(header):
@@ -182,18 +184,27 @@ encode.__doc__ = f"{encode.__doc__}{EncodeOptions.described()}"
 decode.__doc__ = f"{decode.__doc__}{DecodeOptions.described()}"
 
 
+def _threads(model: Model, threads: int | None) -> int:
+    """How many threads compute; one that feeds it where the model is on another device."""
+    return workers.thread_count(threads) if model.device.type == "cpu" else 1
+
+
 def _decode_latent(
-    model: Model, layers: list[list[bytes]], header: Header, window: Window | None = None
+    model: Model, layers: list[list[bytes]], header: Header, threads: int, window: Window | None = None
 ) -> Tensor:
-    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width. With a window, only the
-    tiles that it meets hold anything."""
+    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width, channels last. With a
+    window, only the tiles that it meets hold anything."""
     groups = model.config.widths[header.width_index].groups
-    latent = torch.empty(1, model.config.group_ends[groups - 1], *_latent_size(header), device=model.device)
-    for number, place in _places(header, window):
+    shape = (1, *_latent_size(header), model.config.group_ends[groups - 1])
+    latent = torch.empty(shape, device=model.device).permute(0, 3, 1, 2)
+
+    def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
+        number, place = numbered
         part = latent[:, :, *place]
         streams = [layer[number] for layer in layers]
-        size = (part.shape[2], part.shape[3])
-        part.copy_(decode_tile(model, streams, header, number, size, groups))
+        part.copy_(decode_tile(model, streams, header, number, (part.shape[2], part.shape[3]), groups))
+
+    workers.each(decode, _places(header, window), threads)
     return latent
 
 
@@ -262,33 +273,41 @@ def _synthesis_halo(config: NetworkConfig) -> int:
     return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
 
 
-def _analyse(model: Model, colours: Pixels, header: Header) -> Tensor:
-    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), edges repeated up to whole patches."""
+def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Tensor:
+    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last; edges repeated up to whole
+    patches."""
     height, width = _latent_size(header)
     point = model.point(header.rate_point)
-    y = torch.empty(1, model.config.latent_channels, height, width, device=model.device)
-    for tile in tiles(height, width, header.tile_size // PATCH, _analysis_halo(model.config)):
-        pixels = np.ascontiguousarray(colours[tile.times(PATCH).outer])
-        x = torch.from_numpy(pixels).to(model.device).permute(2, 0, 1)[None].float() / 255
-        x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        y[:, :, *tile.own] = model.network.g_a(x, point)[:, :, *tile.inner]
+    y = torch.empty(1, height, width, model.config.latent_channels, device=model.device).permute(0, 3, 1, 2)
+
+    def analyse(piece: Tile) -> None:
+        pixels = np.ascontiguousarray(colours[piece.times(PATCH).outer])
+        x = torch.from_numpy(pixels).to(model.device).permute(2, 0, 1)[None].to(torch.float32).div_(255)
+        if x.shape[2] % PATCH or x.shape[3] % PATCH:
+            x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
+        y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
+
+    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads), threads)
     return y
 
 
-def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window) -> Pixels:
+def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window, threads: int) -> Pixels:
     """Latent (1, C, h, w) → the colours of a window of its positions, uint8, cut at the picture's ends."""
     top, left = window.rows.start * PATCH, window.columns.start * PATCH
     height = min(window.rows.stop * PATCH, header.height) - top
     width = min(window.columns.stop * PATCH, header.width) - left
     out: Pixels = np.empty((height, width, 3), np.uint8)
     point = model.point(header.rate_point)
-    halo = _synthesis_halo(model.config)
-    for tile in tiles(y_hat.shape[2], y_hat.shape[3], header.tile_size // PATCH, halo, window):
-        latent = y_hat[:, :, *tile.outer].contiguous(memory_format=torch.channels_last)
-        place = out[tile.times(PATCH).own_from(top, left)]
-        x = model.network.g_s(latent, point, header.width_index)[0][:, *tile.times(PATCH).inner]
-        x = x[:, : place.shape[0], : place.shape[1]].clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def synthesise(piece: Tile) -> None:
+        latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
+        place = out[piece.times(PATCH).own_from(top, left)]
+        x = model.network.g_s(latent, point, header.width_index)[0][:, *piece.times(PATCH).inner]
+        x = x[:, : place.shape[0], : place.shape[1]].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         place[...] = x.permute(1, 2, 0).cpu().numpy()
+
+    halo = _synthesis_halo(model.config)
+    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, window), threads)
     return out
 
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -53,24 +52,38 @@ def _blas() -> Any:
     return ThreadpoolController().select(internal_api="openblas")
 
 
-@contextmanager
-def _calling_thread() -> Iterator[None]:
-    """Keeps OpenBLAS, numpy's usual library, on the calling thread.
+class _CallingThread:
+    """Keeps OpenBLAS, numpy's usual library, on the calling thread, while anyone is inside.
 
-    Its other threads spin for some 25 ms after a product and take their cores from what torch runs next: with
-    two cores a decode took 40 % longer, at the narrowest width 85 %. The limit is the process's; two threads
-    that set and restore it at once could leave it at one for ever, hence the lock."""
-    with _blas_lock, _blas().limit(limits=1):
-        yield
+    Its other threads spin for some 25 ms after a product and take their cores from what runs next: with two
+    cores a decode took 40 % longer, at the narrowest width 85 %. The limit is the process's, so the first who
+    enters sets it and the last who leaves takes it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.limits = _blas().limit(limits=1)
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.limits.restore_original_limits()
 
 
-_blas_lock = threading.Lock()
+_calling_thread = _CallingThread()
 
 
 def _after_fork() -> None:
     """A forked child must not wait for a lock that a thread of its parent held."""
-    global _blas_lock
-    _blas_lock = threading.Lock()
+    global _calling_thread
+    if _calling_thread.inside:
+        _calling_thread.limits.restore_original_limits()
+    _calling_thread = _CallingThread()
 
 
 if hasattr(os, "register_at_fork"):
@@ -233,7 +246,7 @@ class IntegerHyperSynthesis:
     def table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int) -> Array:
         """Table index of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h,
         w)."""
-        with _calling_thread():
+        with _calling_thread:
             return self._table_indices(symbols, rate_point, delta, channels)
 
     def _table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int) -> Array:

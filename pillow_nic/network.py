@@ -31,7 +31,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Conditioning, GainUnit, ResidualBlock, SlimConv2d, bias_of, from_patches, patch_order, to_patches
+from .blocks import (
+    Conditioning,
+    GainUnit,
+    ResidualBlock,
+    SlimConv2d,
+    bias_of,
+    from_patches,
+    patch_order,
+    to_patches,
+)
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""

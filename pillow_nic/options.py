@@ -153,6 +153,11 @@ class EncodeOptions(_Options):
     device: str | None = _option(
         None, _text, "cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)"
     )
+    threads: int | None = _option(
+        None,
+        _count,
+        "how many threads compute (default: the environment's NIC_THREADS, else one for each processor)",
+    )
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ class DecodeOptions(_Options):
         False, _flag, "of a truncated file, decode the layers that are whole (default: TruncatedError)"
     )
     device: str | None = _option(None, _text, EncodeOptions.sentence("device"))
+    threads: int | None = _option(None, _count, EncodeOptions.sentence("threads"))
 
 
 # ------------------------------------------------------------------- keywords: for type checkers, and unknown
@@ -183,6 +189,7 @@ class EncodeKeywords(TypedDict, total=False):
     network_width: int | None
     model: str | None
     device: str | None
+    threads: int | None
 
 
 class SaveKeywords(EncodeKeywords, total=False):
@@ -201,6 +208,7 @@ class DecodeKeywords(TypedDict, total=False):
     region: tuple[int, int, int, int] | None
     partial: bool
     device: str | None
+    threads: int | None
 
 
 def chosen_for_save(keywords: Mapping[str, Any]) -> EncodeOptions:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import self_test
+from . import self_test, workers
 from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
 from .integer_net import RATE_POINT_BITS, IntegerHyperSynthesis
@@ -30,13 +30,12 @@ _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], Model] = {}
-_forked = False
 
 
 def _after_fork() -> None:
     """A forked child must not wait for a lock that a thread of its parent held."""
-    global _lock, _forked
-    _lock, _forked = threading.Lock(), True
+    global _lock
+    _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -124,32 +123,30 @@ def find(name: str) -> Path:
 
 
 def load(name: str = DEFAULT_MODEL, device: torch.device | None = None) -> Model:
-    """The model of that name on that device; read once per process and device, safe from many threads.
-
-    In a forked child this sets torch to one thread: GNU OpenMP waits for ever for the threads that only the
-    parent has. (torch's own DataLoader does the same in its workers.)
-    """
-    global _forked
-    if _forked:
-        torch.set_num_threads(1)
-        _forked = False
+    """The model of that name on that device; read once per process and device, safe from many threads."""
     device = device or pick_device()
     key = (name, str(device))
     model = _models.get(key)
     if model is None:
         with _lock:
-            model = _models.get(key) or _models.setdefault(key, read(find(name), name, device))
+            model = _models.get(key) or _models.setdefault(key, _read(find(name), name, device))
     return model
 
 
 def use(file: Path, device: torch.device) -> Model:
     """Read a weights file and make it the model of its name in this process, whatever is installed."""
-    model = read(file, file.stem, device)
+    model = _read(file, file.stem, device)
     with _lock:
         _models[(file.stem, str(device))] = model
     return model
 
 
+def _read(file: Path, name: str, device: torch.device) -> Model:
+    # On a thread of the pool, where nothing that the caller has set reaches.
+    return workers.call(lambda: read(file, name, device))
+
+
+@torch.inference_mode(False)
 def read(file: Path, name: str, device: torch.device) -> Model:
     """Read and check a weights file. WeightsError for whatever is wrong with it."""
     try:

@@ -4,8 +4,8 @@ torch's own way is one team of OpenMP threads that meet at a barrier after every
 On a machine that is busy with other work that takes several times as long as it should. Here work is cut into
 pieces of bounded size instead, each of which one thread computes from end to end.
 
-Nothing of the caller's is changed: what `torch.set_num_threads` says in other threads stays as it was, and is the
-most that the pool uses. A forked child makes a pool of its own."""
+Nothing of the caller's is changed: what `torch.set_num_threads` says in other threads stays as it was, and
+is the most that the pool uses. A forked child makes a pool of its own."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def call(action: Callable[[], Result]) -> Result:
 
 
 def _pool_of(threads: int) -> ThreadPoolExecutor:
-    """The pool of the process, with as many threads as it has processors, or more if so many are asked for."""
+    """The pool of the process, with as many threads as it has processors, or more if so many are asked
+    for."""
     global _pool, _size
     with _lock:
         if _pool is None or _size < threads:
