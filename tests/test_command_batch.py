@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -112,3 +113,25 @@ def test_remarks_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
         batch.work(todo, [], lambda source, output: Done(1, 1, 1, remarks=("odd",)), Running(workers=1)) == 0
     )
     assert capsys.readouterr().err == f"nic: {here / 'in' / 'a'}: odd\n"
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = PermissionError(13, "Permission denied", "in/locked")
+    assert batch.work(several(here, "a"), [problem], copy, Running()) == 1
+    out, err = capsys.readouterr()
+    assert out == "1 file, 1 bytes, 8.0000 bpp, ratio 1.00, 1 failed\n"
+    assert err == "nic: in/locked: Permission denied\n"
+    assert batch.work([], [problem], copy, Running()) == 1
+
+
+def test_each_warning_is_a_remark_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def warn(source: Path | None, output: Output) -> Done:
+        for text in ("odd", "odd", "odder"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+        return Done(1, 1, 1)
+
+    assert batch.work(several(here, "a b"), [], warn, Running()) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [
+        f"{here / 'in' / name}: {text}" for name in "ab" for text in ("odd", "odder")
+    ]

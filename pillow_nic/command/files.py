@@ -5,6 +5,7 @@ called ``-``."""
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import glob
 import io
@@ -155,7 +156,7 @@ def read(source: Path | None) -> bytes:
     if source is not None:
         return source.read_bytes()
     if sys.stdin is None:
-        raise OSError("is closed")
+        raise OSError("closed")
     return sys.stdin.buffer.read()
 
 
@@ -205,6 +206,8 @@ class Output:
             raise OutputError(f"cannot write {target_name(self.target)}: {reason}") from error
 
     def _write_beside(self, target: Path, data: bytes) -> None:
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         with suppress(FileExistsError):  # a file in the way: what follows says "Not a directory"
             target.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own: of two workers with one job, both may live when the network is cut between them.

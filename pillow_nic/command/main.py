@@ -74,7 +74,11 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))  # it quotes arguments as they are
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        super()._print_message(representable(message, file), file)
+        if file is not sys.stdout or file is None:
+            super()._print_message(representable(message, file), file)
+            return
+        with writing_stdout():  # argparse itself says nothing when it cannot write
+            file.write(representable(message, file))
 
 
 # ------------------------------------------------------------------------------------------------ arguments
@@ -83,11 +87,12 @@ class _Parser(argparse.ArgumentParser):
 def _parser(prog: str = "nic") -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
+        usage="%(prog)s [OPTIONS] COMMAND ...",
         description="Encode pictures as .nic files; decode, describe and truncate these.",
         epilog=f"{prog} COMMAND --help says more.",
     )
     parser.add_argument("--version", action="version", version=f"nic {__version__}")
-    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND", prog=prog)
     _add_encode(commands)
     _add_decode(commands)
     _add_truncate(commands)
@@ -103,6 +108,7 @@ def _parser(prog: str = "nic") -> argparse.ArgumentParser:
 def _add_encode(commands: Commands) -> None:
     encode = commands.add_parser(
         "encode",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
         help="pictures that Pillow reads -> .nic",
         description="Encode pictures in any format that Pillow reads as .nic files.",
     )
@@ -125,6 +131,7 @@ def _encode(args: argparse.Namespace) -> int:
 def _add_decode(commands: Commands) -> None:
     decode = commands.add_parser(
         "decode",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
         help=".nic -> PNG, or another format that Pillow writes",
         description="Decode .nic files to PNG, or to the format that --format or the output's name says.",
     )
@@ -159,6 +166,7 @@ def _decode(args: argparse.Namespace) -> int:
 def _add_truncate(commands: Commands) -> None:
     truncate = commands.add_parser(
         "truncate",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
         help=".nic -> a smaller .nic of its first layers",
         description="Cut .nic files after their first layers, without decoding or encoding anything.",
     )
@@ -183,6 +191,7 @@ def _truncate(args: argparse.Namespace) -> int:
 def _add_info(commands: Commands) -> None:
     info = commands.add_parser(
         "info",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
         help="what .nic files hold",
         description="Describe .nic files: picture, size, model, layers, metadata. Every checksum is checked.",
     )
