@@ -37,6 +37,8 @@ from .options import TOP_RATE_POINT, DecodeOptions, chosen_for_save
 class NicImageFile(ImageFile.ImageFile):
     format = "NIC"
     format_description = "Neural image codec"
+    n_frames = 1
+    is_animated = False
 
     _layers: int | None = None
     _fast = False

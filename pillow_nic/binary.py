@@ -80,7 +80,9 @@ def whole(source: Source) -> Buffer:
     """All bytes of a source. TypeError for what is none."""
     if isinstance(source, str | PathLike):
         return Path(source).read_bytes()
-    return source.read(-1) if hasattr(source, "read") else memoryview(source).cast("B")
+    if hasattr(source, "read"):
+        return b"".join(iter(lambda: source.read(_BLOCK), b""))
+    return memoryview(source).cast("B")
 
 
 def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:

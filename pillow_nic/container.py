@@ -1,6 +1,6 @@
 """Answers for the file layout: chunks and streams to bytes and back, limits, checksums (FORMAT.md).
 
-    signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 0: tile 0, tile 1, … | layer 1: … | …
+    signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 1: tile 1, tile 2, … | layer 2: … | …
 
 Nothing here knows what a stream means. Every length and count is checked against its limit before anything of
 that size is allocated, and every byte that is given back has passed its CRC-32. Standard library only.
@@ -28,6 +28,8 @@ DATA_TAG = "DATA"
 
 # How much is read at once when the end of a layer is looked for, and so at most in vain.
 LAYER_BLOCK = 1 << 14
+
+STREAM_HEAD = 9  # bytes before a payload, at most: its length and CRC
 
 # FORMAT.md gives the reason for each limit.
 MAX_CHUNKS = 64
@@ -62,14 +64,15 @@ def dump(container: Container) -> bytes:
     return b"".join([*pieces, *_dump_streams(head, streams)])
 
 
-def parse_header(source: Buffer | Readable) -> Header:
+def parse_header(data: Buffer) -> Header:
     """The header, with the offsets at which the layers end for those that are there as a whole.
 
-    The source may end anywhere behind the header; a file object is read to its end. The CRCs of the streams
-    are left to :func:`parse`."""
-    reader = Reader(reading(source))
+    The data may end anywhere behind the header. The CRCs of the streams are left to :func:`parse`."""
+    reader = Reader(from_memory(data))
     header, _ = take_header(reader)
-    return replace(header, layer_offsets=tuple(_whole_layers(reader, header)[0]))
+    ends, needed = _whole_layers(reader, header)
+    missing = len(ends) < header.layers
+    return replace(header, layer_offsets=tuple(ends), needed=needed + STREAM_HEAD if missing else 0)
 
 
 def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> Container:

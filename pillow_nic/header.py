@@ -48,6 +48,9 @@ class Header:
     model_hash: bytes
     layer_offsets: tuple[int, ...] = field(default=(), compare=False)
     """The byte offset at which each layer ends, as far as whole layers were seen; not written anywhere."""
+    needed: int = field(default=0, compare=False)
+    """With so many bytes of the file the next layer is whole, and the length of the one after it known. (In
+    pictures of several tiles, the next tile of the layer.) 0 when all layers are there."""
 
     @property
     def has_alpha(self) -> bool:

@@ -42,7 +42,7 @@ def short(module: str) -> str:
 
 
 def imported(module: str, file: Path) -> Iterator[str]:
-    """What a module imports, wherever in it that stands: full names, some of them not modules but their content."""
+    """The full names of what a module imports, anywhere in it: modules, and names inside them."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
