@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 import pillow_nic
+from pillow_nic.command import info
 from pillow_nic.command.main import main
 from pillow_nic.NicImagePlugin import NicImageFile
 
@@ -77,7 +84,7 @@ def test_quality_as_text(here: Path, text: str, point: int) -> None:
 @pytest.mark.parametrize("text", ["-1", "101", "1.5", "nan", "high", ""])
 def test_wrong_quality_is_wrong_usage(here: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "a.png", f"--quality={text}") == 2
-    assert "is neither 0 to 1 nor 2 to 100" in capsys.readouterr().err
+    assert "quality must be a number from 0 to 1 or from 2 to 100 (percent), not " in capsys.readouterr().err
     assert names(here) == ["a.png"]
 
 
@@ -91,9 +98,11 @@ def test_nothing_is_overwritten_without_force(here: Path, capsys: pytest.Capture
     assert run("decode", "a.nic", "-f") == 0
     assert (here / "a.png").read_bytes() != original
     # Its own input, never.
-    assert run("decode", "a.nic", "-f", "-o", "./a.nic") == 1
-    assert run("encode", "a.png", "-f", "-o", f"../{here.name}/a.png") == 1
-    assert "is the input itself" in capsys.readouterr().err
+    assert run("truncate", "a.nic", "--layers", "1", "-f", "-o", "./a.nic") == 1
+    assert capsys.readouterr().err == "nic: a.nic: a.nic is the input itself\n"
+    os.link("a.nic", "b.nic")
+    assert run("truncate", "a.nic", "--layers", "1", "-f", "-o", f"../{here.name}/b.nic") == 1
+    assert capsys.readouterr().err == f"nic: a.nic: ../{here.name}/b.nic is the input itself\n"
 
 
 def test_folders_keep_their_structure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +150,7 @@ def test_bad_files_fail_and_the_others_are_done(here: Path, capsys: pytest.Captu
     assert out.endswith(", 4 failed\n")
     lines = err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["b.png", "c.png", "d.png", "missing.png"]
-    assert "cannot identify" in lines[0]
+    assert lines[0] == "nic: b.png: not a picture that Pillow can read"
     assert "convert it to 8 bits first" in lines[2]
     assert lines[3].endswith(": No such file or directory")
     assert names(here) == ["a.nic", "a.png", "b.png", "c.png", "d.png"]
@@ -183,16 +192,33 @@ def test_a_failed_write_leaves_nothing(here: Path) -> None:
         ["recode", "a.png"],
         ["encode", "a.png", "a.png.copy/a.png", "-o", "out"],
         ["encode", "a.png", "b.png", "-o", "a.png"],
+        ["encode", "a.png", "-o", "a.png/"],
+        ["encode", "a.png", "-o", "a.jpg"],
+        ["encode", "a.png", "-o", ""],
+        ["encode", ""],
+        ["encode", "-", "a.png", "-o", "out/"],
+        ["encode", "-", "-o", "empty"],
+        ["encode", "a.png", "a.png.copy", "-o", "-"],
+        ["encode", "empty", "-o", "-"],
         ["encode", "empty"],
         ["decode", "empty"],
         ["decode", "a.nic", "-o", "a.txt"],
         ["decode", "a.nic", "-o", "a"],
+        ["decode", "a.nic", "-o", "b.nic"],
+        ["decode", "a.nic", "--format", "nic"],
+        ["decode", "a.nic", "--format", "doc"],
+        ["decode", "a.nic", "--format", "png", "-o", "a.jpg"],
+        ["decode", "a.nic", "-q", "90"],
+        ["decode", "a.nic", "--format", "jpg", "-q", "101"],
+        ["info", "a.nic", "--plot", "a.jpg"],
     ],
 )
 def test_wrong_usage(here: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (here / "empty").mkdir()
     assert run(*arguments) == 2
-    assert "error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert ": error: " in error
+    assert "Traceback" not in error
     assert names(here) == ["a.png"]
 
 
@@ -244,12 +270,13 @@ def test_info(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", "a.nic") == 0
     lines = capsys.readouterr().out.splitlines()
     header = pillow_nic.read_header((here / "a.nic").read_bytes())
+    model = f"{header.model} ({header.model_hash.hex()})"
     assert lines[:5] == [
         "a.nic",
         "  picture   208x144 RGB",
         f"  size      {size} bytes, {8 * size / (208 * 144):.4f} bpp",
         "  quality   0.6000 (rate point 39321, delta 0)",
-        f"  model     nic-1-ms ({header.model_hash.hex()}), encoded at width {header.width_index + 1}",
+        f"  model     {model}, encoded at network width {header.width_index + 1}",
     ]
     assert [line.split()[:2] for line in lines if line.startswith("  layer")] == [
         ["layer", "1"],
@@ -319,7 +346,7 @@ def test_several_processes(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run("encode", "in", "-o", "two", "-j", "2") == 1
     second = capsys.readouterr()
     assert second.out == first.out
-    assert second.err.splitlines() == ["nic: in/bad.png: cannot identify image file 'in/bad.png'"]
+    assert second.err.splitlines() == ["nic: in/bad.png: not a picture that Pillow can read"]
     assert names(here / "two") == names(here / "one") == [f"{i}.nic" for i in range(5)]
     for name in names(here / "one"):
         assert (here / "two" / name).read_bytes() == (here / "one" / name).read_bytes()
@@ -385,24 +412,390 @@ def test_truncated_sources_are_not_encoded_by_accident(here: Path) -> None:
     assert not (here / "b.nic").exists()
 
 
-def test_as_a_program(here: Path) -> None:
-    path = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
-    command = [sys.executable, "-m", "pillow_nic.command.main"]
-    done = subprocess.run(
-        [*command, "encode", "a.png", "missing.png"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
+def test_permissions_of_what_is_replaced(here: Path) -> None:
+    (here / "a.nic").touch(mode=0o600)
+    assert run("encode", "a.png", "-f") == 0
+    assert (here / "a.nic").stat().st_mode & 0o777 == 0o600
+    assert (here / "a.nic").stat().st_size > 100
+
+
+def test_decode_to_another_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "in").mkdir()
+    for name in ("x", "y"):
+        assert run("encode", "a.png", "-o", f"in/{name}.nic") == 0
+    assert run("decode", "in", "-o", "coarse", "--format", "jpg", "-q", "10") == 0
+    assert run("decode", "in", "-o", "fine", "--format", ".JPG", "-q", "95") == 0
+    assert run("decode", "in/x.nic", "--format", "jpeg") == 0
+    assert run("decode", "in/x.nic", "--format", "webp", "-o", "x") == 0
+    assert run("decode", "in/x.nic", "-q", "10", "-o", "x.webp") == 0
+    sizes = {}
+    for name, expected in {
+        "coarse/x.jpg": "JPEG",
+        "coarse/y.jpg": "JPEG",
+        "fine/x.jpg": "JPEG",
+        "in/x.jpeg": "JPEG",
+        "x": "WEBP",
+        "x.webp": "WEBP",
+    }.items():
+        sizes[name] = (here / name).stat().st_size
+        with Image.open(name) as im:
+            assert im.format == expected
+    assert sizes["coarse/x.jpg"] < sizes["in/x.jpeg"] < sizes["fine/x.jpg"]
+    assert sizes["x.webp"] < sizes["x"]
+    capsys.readouterr()
+    assert run("decode", "in", "--format", "png", "-q", "10") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "nic decode: error: -q is for JPEG, WEBP, AVIF, and PNG has no such quality"
+    )
+
+
+def test_every_option_of_decode_and_encode_is_there(here: Path) -> None:
+    assert run("encode", "a.png", "-o", "a.nic", "--model", "nic-1", "--effort", "0", "-q", "80") == 0
+    header = pillow_nic.read_header(here / "a.nic")
+    assert header.model == "nic-1"
+    (here / "cut.nic").write_bytes((here / "a.nic").read_bytes()[: header.layer_offsets[1] + 5])
+    assert run("decode", "cut.nic", "-o", "b.png") == 1
+    assert run("decode", "cut.nic", "--partial", "-o", "b.png") == 0
+    assert run("decode", "a.nic", "--layers", "2", "-o", "c.png") == 0
+    assert run("decode", "a.nic", "--layers", "2", "--region", "20,30,70,50", "-o", "d.png") == 0
+    with Image.open("b.png") as b, Image.open("c.png") as c, Image.open("d.png") as d:
+        assert b.tobytes() == c.tobytes()
+        region = np.asarray(c.crop((20, 30, 70, 50)), int)
+        assert np.abs(np.asarray(d, int) - region).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["encode", "-q", "high"], "-q/--quality: quality must be a number from 0 to 1 or from 2 to 100"),
+        (["encode", "--effort", "9"], "--effort: effort must be a whole number from 0 to "),
+        (["encode", "--effort", "x"], "--effort: effort must be a whole number from 0 to "),
+        (["encode", "--tune", "x"], "--tune: tune must be 'ms-ssim' or 'psnr', not 'x'"),
+        (["encode", "--layers", "0"], "--layers: layers must be a whole number from 1, not 0"),
+        (["encode", "-j", "0"], "-j/--jobs: '0' is not a whole number from 1"),
+        (["decode", "--region", "1,2,3"], "--region: region must be (left, top, right, bottom) in pixels"),
+        (["decode", "-q", "75.5"], "-q/--quality: '75.5' is not a whole number from 0 to 100"),
+        (["truncate", "--layers", "all"], "--layers: 'all' is not a whole number from 1"),
+    ],
+)
+def test_a_wrong_option_is_explained(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "a") == 2
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage == f"usage: nic {arguments[0]} [OPTIONS] INPUT [INPUT ...]"
+    assert error.startswith(f"nic {arguments[0]}: error: argument {problem}")
+
+
+def test_a_plot_replaces_nothing_without_force(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("encode", "a.png") == 0
+    before = (here / "a.png").read_bytes()
+    capsys.readouterr()
+    assert run("info", "a.nic", "--plot", "a.png") == 1
+    assert capsys.readouterr() == ("", "nic: a.png exists (-f replaces it)\n")
+    assert (here / "a.png").read_bytes() == before
+    assert run("info", "a.nic", "--plot", "a.png", "-f") == 0
+    assert (here / "a.png").read_bytes() != before
+
+
+def test_info_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open("a.png") as im:
+        im.putalpha(7)
+        im.save("a.nic", quality=0.6, layers=2, comment=b"on a lawn", dpi=(300, 72))
+        im.convert("L").save("b.nic", layers=1)
+    assert run("info", "--json", "a.nic", "b.nic") == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    header = pillow_nic.read_header(here / "a.nic")
+    ends = header.layer_offsets
+    size = (here / "a.nic").stat().st_size
+    alpha = first["chunks"].pop("ALPH")
+    sizes = [layer["streams"] for layer in first["layers"]]
+    assert first == {
+        "file": "a.nic",
+        "version": 1,
+        "mode": "RGBA",
+        "width": 208,
+        "height": 144,
+        "bytes": size,
+        "bpp": 8 * size / (208 * 144),
+        "quality": 39321 / 65535,
+        "rate_point": 39321,
+        "delta": 0,
+        "model": "nic-1-ms",
+        "model_hash": header.model_hash.hex(),
+        "network_width": header.width_index + 1,
+        "tile_size": 1024,
+        "tile_columns": 1,
+        "tile_rows": 1,
+        "layers": [
+            {"end": ends[0], "bytes": sum(sizes[0]), "groups": 1, "streams": sizes[0]},
+            {"end": ends[1], "bytes": sum(sizes[1]), "groups": header.groups - 1, "streams": sizes[1]},
+        ],
+        "chunks": {"phys": 8, "text": 9},
+        "dpi": [300, 72],
+    }
+    assert 0 < alpha + sum(map(sum, sizes)) + 17 < size
+    assert (second["file"], second["mode"], second["dpi"], len(second["layers"])) == ("b.nic", "L", None, 1)
+    assert set(second) == set(first)
+    # As its docstring says.
+    documented = re.findall(r"^    ((?:\w+, )*\w+)(?:  +|$)", info.describe.__doc__ or "", re.MULTILINE)
+    assert {name for line in documented for name in line.split(", ")} == set(first) - {"file"}
+
+    (here / "cut.nic").write_bytes((here / "a.nic").read_bytes()[:-1])
+    assert run("info", "--json", "cut.nic", "b.nic") == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == second
+    assert err.startswith("nic: cut.nic: truncated file")
+
+
+def test_warnings_are_said_about_their_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    assert run("encode", "a.png", "-o", "b.nic") == 0
+    said = "nic: a.png: Image size (29952 pixels) exceeds limit of {} pixels, could be decompression bomb"
+    assert capsys.readouterr().err == said.format("20000") + " DOS attack.\n"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert run("encode", "a.png", "-o", "c.nic") == 1
+    assert capsys.readouterr().err.startswith(said.format("20000"))
+    assert names(here) == ["a.png", "b.nic"]
+
+
+# ---------------------------------------------------------------------------------------- as a program
+
+
+PYTHONPATH = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+NIC = (sys.executable, "-m", "pillow_nic")
+
+
+def nic(
+    *arguments: str | bytes, data: bytes = b"", out: int | IO[bytes] = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*NIC, *arguments],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
+        input=data,
+        stdout=out,
+        stderr=subprocess.PIPE,
         check=False,
+        timeout=300,
     )
-    assert done.returncode == 1
-    assert done.stderr == "nic: missing.png: No such file or directory\n"
-    assert done.stdout.endswith(", 1 failed\n")
-    version = subprocess.run(
-        [*command, "--version"],
-        env={**os.environ, "PYTHONPATH": path},
+
+
+def shell(script: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'nic() {{ "{sys.executable}" -m pillow_nic "$@"; }}; {script}'],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
-        text=True,
-        check=True,
+        check=False,
+        timeout=300,
     )
-    assert version.stdout == f"nic {pillow_nic.__version__}\n"
+
+
+def test_as_a_program(here: Path) -> None:
+    done = nic("encode", "a.png", "missing.png")
+    assert done.returncode == 1
+    assert done.stderr == b"nic: missing.png: No such file or directory\n"
+    assert done.stdout.endswith(b", 1 failed\n")
+    for module in ("pillow_nic", "pillow_nic.command.main"):
+        version = subprocess.check_output(
+            [sys.executable, "-m", module, "--version"], env={**os.environ, "PYTHONPATH": PYTHONPATH}
+        )
+        assert version.decode() == f"nic {pillow_nic.__version__}\n"
+
+
+def test_a_pipe_of_pictures(here: Path) -> None:
+    assert run("encode", "a.png", "-o", "b.nic") == 0
+    picture, expected = (here / "a.png").read_bytes(), (here / "b.nic").read_bytes()
+    for arguments in (["-"], ["a.png", "-o", "-"], ["a.png", "-o", "/dev/stdout"]):
+        encoded = nic("encode", *arguments, data=picture)
+        assert encoded.stdout == expected
+        assert encoded.stderr.startswith(f"1 file, {len(expected)} bytes, ".encode())
+        assert encoded.returncode == 0
+    for options, name in (([], "PNG"), (["--format", "jpg", "-q", "50"], "JPEG")):
+        decoded = nic("decode", "-", *options, data=expected)
+        with Image.open(io.BytesIO(decoded.stdout)) as im:
+            assert (im.format, im.size) == (name, (208, 144))
+    truncated = nic("truncate", "-", "--layers", "1", data=expected)
+    assert truncated.stdout == pillow_nic.truncate(expected, 1)
+    described = nic("info", "-", data=expected)
+    assert described.stdout.startswith(b"standard input\n  picture   208x144 RGB\n")
+    assert json.loads(nic("info", "--json", "-", data=expected).stdout)["file"] == "-"
+    plot = nic("info", "b.nic", "--plot", "-")
+    assert plot.stdout.startswith(b"\x89PNG")
+    assert plot.stderr.startswith(b"b.nic\n")
+    # Nothing that is no picture is made of what is none.
+    for command, problem in (("encode", "not a picture that Pillow can read"), ("decode", "not a NIC file")):
+        refused = nic(command, "-", data=b"text")
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert refused.stderr.decode() == f"nic: standard input: {problem}\n0 files, 1 failed\n"
+    assert names(here) == ["a.png", "b.nic"]
+
+
+def test_standard_output_into_a_file_keeps_what_is_there(here: Path) -> None:
+    (here / "out").write_bytes(b"before")
+    with open(here / "out", "ab") as out:
+        done = nic("encode", "a.png", "-o", "/dev/stdout", out=out)
+    assert done.returncode == 0
+    assert (here / "out").read_bytes().startswith(b"before\x89NIC")
+    assert pillow_nic.decode((here / "out").read_bytes()[6:]).shape == (144, 208, 3)
+
+
+def test_no_picture_goes_to_a_terminal(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("encode", "a.png", "-o", "-") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is not written to a terminal: redirect it, or name a file with -o" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no FIFOs")
+def test_fifos_and_devices(here: Path) -> None:
+    done = shell("mkfifo p && { nic encode a.png -o p & nic decode p -o b.png; } && wait")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (here / "p").is_fifo()
+    done = shell("nic encode a.png -o >(cat > b.nic); wait; nic decode <(cat b.nic) -o c.png")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (here / "b.png").read_bytes() == (here / "c.png").read_bytes()
+    assert nic("encode", "a.png", "-o", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+    full = nic("encode", "a.png", "-o", "/dev/full")
+    assert full.returncode == 1
+    assert full.stderr == b"nic: a.png: cannot write /dev/full: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["info", "a.nic"], ["encode", "a.png", "-o", "-"], ["--version"]])
+def test_a_full_standard_output_is_an_error(here: Path, arguments: list[str]) -> None:
+    with Image.open("a.png") as im:
+        im.save("a.nic")
+    with open("/dev/full", "wb") as out:
+        done = nic(*arguments, out=out)
+    assert done.stderr == b"nic: cannot write standard output: No space left on device\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGPIPE")
+def test_a_reader_that_has_had_enough_is_no_error(here: Path) -> None:
+    with Image.open("a.png") as im:
+        im.save("a.nic")
+    (here / "many").mkdir()
+    for number in range(400):
+        os.link("a.nic", f"many/{number}.nic")
+    # More than a pipe holds.
+    done = shell("nic info many | head -1")
+    assert (done.returncode, done.stdout, done.stderr) == (141, b"many/0.nic\n", b"")
+    done = shell("nic encode a.png -o - | true")
+    assert (done.returncode, done.stderr) == (141, b"")
+    done = shell("{ sleep 1; nic --help; } | true")
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_odd_names(here: Path, encoding: str) -> None:
+    name = b"\xff \xc3\xa9\n\x1b[31mred"
+    os.link(b"a.png", name + b".png")
+    done = nic("encode", name + b".png", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = b"\\xff \xc3\xa9\\n\\x1b[31mred" if encoding == "utf-8" else b"\\xff \\xe9\\n\\x1b[31mred"
+    done = nic("info", name + b".nic", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[0] == shown + b".nic"
+    done = nic("info", "--json", name + b".nic", PYTHONIOENCODING=encoding)
+    assert os.fsencode(json.loads(done.stdout)["file"]) == name + b".nic"
+    done = nic("encode", name + b".png", name + b"?.png", PYTHONIOENCODING=encoding)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(b"no files to work on in " + shown + b"?.png")
+    done = nic("encode", name + b".png", PYTHONIOENCODING=encoding)
+    assert done.stderr == b"nic: %b.png: %b.nic exists (-f replaces it)\n" % (shown, shown)
+    done = nic("encode", b"a.png", b"--" + name.replace(b" ", b""), PYTHONIOENCODING=encoding)
+    assert done.stderr.splitlines()[-1].endswith(b"unrecognized arguments: --" + shown.replace(b" ", b""))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+def test_an_end_before_the_end(here: Path, name: str, code: int) -> None:
+    (here / "in").mkdir()
+    with Image.open("a.png") as im:
+        large = im.resize((1200, 900))
+    for number in range(12):
+        large.save(f"in/{number}.jpg")
+    process = subprocess.Popen(
+        [*NIC, "encode", "in", "-o", "out", "-j", "2"],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list(here.glob("out/*.nic")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if name == "SIGINT":  # as a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=100)  # ends when no worker holds the pipes any more
+    assert process.returncode == code
+    assert out == ""
+    if name != "SIGKILL":
+        assert re.fullmatch(r"nic: interrupted: \d+ files?(, .*)?\n", err)
+        assert not list(here.glob("out/.nic-*"))
+    done = names(here / "out")
+    assert len(done) < 12
+    # What is there is whole.
+    for file in here.glob("out/*.nic"):
+        with Image.open(file) as im:
+            im.verify()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from pillow_nic.command.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+    own = {"command", "command.main", "command.messages", "options", "hook"}
+    # Each takes longer to load than all of the command's own; `nic --help` shall take 0.15 s.
+    heavy = {"torch", "numpy", "tqdm", "argcomplete", "multiprocessing", "concurrent.futures", "random"}
+    for arguments in (["--help"], ["encode", "--help"], ["info", "--help"], ["--version"], ["encode"]):
+        out = subprocess.check_output(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        loaded = set(out.splitlines()[-1].split())
+        assert {name for name in loaded if name.startswith("pillow_nic.")} == {f"pillow_nic.{o}" for o in own}
+        assert "PIL.Image" in loaded  # with which the package registers .nic
+        assert not [name for name in loaded if name.endswith("Plugin")]
+        assert not heavy & loaded
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("nic ", {"encode", "decode", "truncate", "info", "bench", "install-hook", "remove-hook"}),
+        ("nic encode --net", {"--network-width"}),
+        ("nic decode --re", {"--recursive", "--region"}),
+    ],
+)
+def test_completion(here: Path, line: str, expected: set[str]) -> None:
+    done = nic(
+        _ARGCOMPLETE="1",
+        _ARGCOMPLETE_IFS="\n",
+        _ARGCOMPLETE_SUPPRESS_SPACE="1",
+        _ARGCOMPLETE_STDOUT_FILENAME=str(here / "words"),
+        COMP_LINE=line,
+        COMP_POINT=str(len(line)),
+    )
+    assert done.returncode == 0
+    words = {word.strip() for word in (here / "words").read_text().splitlines()}
+    assert {word for word in words if not word.startswith("-") or line[-1] != " "} == expected
+    assert done.stdout == b""

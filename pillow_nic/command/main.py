@@ -1,278 +1,349 @@
-"""The command `nic`: encode, decode and describe files and folders."""
+"""The command `nic`: its arguments. What these ask for is done by the modules beside this one."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
-from PIL import Image, PngImagePlugin
+from .. import __version__
+from ..options import DecodeOptions, EncodeOptions
+from .messages import OutputError, StandardOutputError, UsageError, printable, representable, writing_stdout
 
-from .. import __version__, container
-from ..metadata import Metadata
-from ..NicImagePlugin import NicImageFile, encode_image
-from ..options import TOP_EFFORT, TOP_RATE_POINT, TUNES, DecodeOptions, EncodeOptions
-from .batch import FILE_ERRORS, Done, Output, complain, find_jobs, find_sources, work
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
-# Formats that Pillow recognises but does not decode itself: not meant when a folder is named.
-_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+    from .batch import Running
+    from .files import Inputs
+
+    Commands = argparse._SubParsersAction["_Parser"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all went well, 1 if some file failed, 2 (through SystemExit) for wrong usage."""
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str] | None = None, prog: str = "nic") -> int:
+    """Run the command; 0 if all went well, 1 if something failed, 2 (through SystemExit) for wrong usage, 130
+    after Ctrl-C, 141 if nobody reads its output to the end."""
     try:
-        if argv[:1] == ["bench"]:
-            from ..bench.main import main as bench
-
-            return bench(argv[1:])
-        args = _parser().parse_args(argv)
-        if getattr(args, "device", None):
-            os.environ["NIC_DEVICE"] = args.device
-        return int(args.run(args))
+        try:
+            return _run(sys.argv[1:] if argv is None else argv, prog)
+        finally:  # after --help, too: at Python's end nobody can say any more what goes wrong
+            if sys.stdout is not None:
+                with writing_stdout():
+                    sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except StandardOutputError as error:
+        # Python would try again at its end to write what could not be written, and complain.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+        if isinstance(error.__cause__, BrokenPipeError):
+            return 141
+        print(f"nic: {error}", file=sys.stderr)
+        return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nic", description="Pictures to .nic files and back.")
+def _run(argv: Sequence[str], prog: str) -> int:
+    if argv[:1] == ["bench"]:
+        from ..bench.main import main as bench
+
+        return bench(argv[1:])
+    parser = _parser(prog)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parser.parse_args(argv)
+    if getattr(args, "device", None):
+        os.environ["NIC_DEVICE"] = args.device
+    try:
+        return int(args.run(args))
+    except UsageError as error:
+        args.usage_error(str(error))
+    except OutputError as error:
+        print(f"nic: {error}", file=sys.stderr)
+    return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it quotes arguments as they are
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is not sys.stdout or file is None:
+            super()._print_message(representable(message, file), file)
+            return
+        with writing_stdout():  # argparse itself says nothing when it cannot write
+            file.write(representable(message, file))
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def _parser(prog: str = "nic") -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [OPTIONS] COMMAND ...",
+        description="Encode pictures as .nic files; decode, describe and truncate these.",
+        epilog=f"{prog} COMMAND --help says more.",
+    )
     parser.add_argument("--version", action="version", version=f"nic {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="encode | decode | info | truncate | bench")
-
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or quoted globs")
-    common.add_argument("-r", "--recursive", action="store_true", help="folders with all that is below them")
-
-    writing = argparse.ArgumentParser(add_help=False, parents=[common])
-    writing.add_argument(
-        "-o", "--output", metavar="OUTPUT", help="a file, or a folder for several (default: beside the input)"
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND", prog=prog)
+    _add_encode(commands)
+    _add_decode(commands)
+    _add_truncate(commands)
+    _add_info(commands)
+    # _run() hands its arguments to bench/, which is not loaded for anything else.
+    commands.add_parser(
+        "bench", help="measure rate, distortion and speed, beside other codecs", add_help=False
     )
-    existing = writing.add_mutually_exclusive_group()
-    existing.add_argument("-f", "--force", action="store_true", help="replace files that exist")
-    existing.add_argument(
-        "--skip-existing", action="store_true", help="leave them, to go on where a run was interrupted"
-    )
-    writing.add_argument("-j", "--jobs", type=_positive, metavar="N", help="in N processes (default: 1)")
-    writing.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="on the Ray cluster there (auto: the one that runs; local: one for this run), "
-        "in N workers (default: one per GPU, else per CPU)",
-    )
-    writing.add_argument("--device", help=EncodeOptions.sentence("device"))
-
-    encode = commands.add_parser("encode", parents=[writing], help="pictures that Pillow reads -> .nic")
-    encode.add_argument(
-        "-q",
-        "--quality",
-        type=_quality,
-        default=EncodeOptions.quality,
-        help=EncodeOptions.sentence("quality"),
-    )
-    encode.add_argument(
-        "--effort",
-        type=int,
-        choices=range(TOP_EFFORT + 1),
-        default=EncodeOptions.effort,
-        help=EncodeOptions.sentence("effort"),
-    )
-    encode.add_argument(
-        "--tune",
-        choices=TUNES,
-        default=EncodeOptions.tune,
-        help=EncodeOptions.sentence("tune"),
-    )
-    encode.add_argument("--layers", type=int, help=EncodeOptions.sentence("layers"))
-    encode.add_argument("--network-width", type=int, help=EncodeOptions.sentence("network_width"))
-    encode.add_argument("--psnr", action="store_true", help="decode what was encoded and say its PSNR")
-    encode.set_defaults(run=_encode, usage_error=encode.error)
-
-    decode = commands.add_parser("decode", parents=[writing], help=".nic -> PNG, or what -o says")
-    decode.add_argument("--layers", type=int, help=DecodeOptions.sentence("layers"))
-    decode.add_argument("--fast", action="store_true", help=DecodeOptions.sentence("fast"))
-    decode.set_defaults(run=_decode, usage_error=decode.error)
-
-    truncate = commands.add_parser(
-        "truncate", parents=[writing], help=".nic -> a smaller .nic of its first layers, without re-encoding"
-    )
-    truncate.add_argument("--layers", type=int, required=True, help="how many to keep at most")
-    truncate.set_defaults(run=_truncate, usage_error=truncate.error)
-
-    info = commands.add_parser("info", parents=[common], help="what stands in .nic files")
-    info.add_argument(
-        "--plot", metavar="PNG", help="paint one file's layers: pictures, bits, latent channels"
-    )
-    info.set_defaults(run=_info, usage_error=info.error)
-
-    # main() hands its arguments to bench/, which is not loaded for anything else.
-    commands.add_parser("bench", help="rate, distortion and speed, beside other codecs", add_help=False)
+    _add_hook(commands)
     return parser
 
 
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def _quality(text: str) -> float:
-    try:
-        return EncodeOptions(quality=float(text)).quality
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither 0 to 1 nor 2 to 100") from None
-
-
-# --------------------------------------------------------------------------------------------- the commands
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """What to do with one file; an object, so that it can be sent to another process."""
-
-    options: Mapping[str, Any]
-    with_psnr: bool
-
-    def __call__(self, source: Path, output: Output) -> Done:
-        with Image.open(source) as im:
-            frames = getattr(im, "n_frames", 1)
-            remark = f"only the first of its {frames} frames is stored" if frames > 1 else None
-            data = encode_image(im, self.options)
-            psnr = _psnr(im, data) if self.with_psnr else None
-        output.write(lambda file: file.write(data))
-        return Done(len(data), source.stat().st_size, im.width * im.height, psnr, remark)
+def _add_encode(commands: Commands) -> None:
+    encode = commands.add_parser(
+        "encode",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
+        help="pictures that Pillow reads -> .nic",
+        description="Encode pictures in any format that Pillow reads as .nic files.",
+    )
+    encode.set_defaults(run=_encode, usage_error=encode.error)
+    _add_files(encode, "OUTPUT.nic")
+    _add_options(encode, EncodeOptions, "-q")
+    encode.add_argument(
+        "--psnr", action="store_true", help="also decode what was encoded, and report its PSNR"
+    )
+    _add_running(encode)
 
 
 def _encode(args: argparse.Namespace) -> int:
-    options = {name: getattr(args, name) for name in ("quality", "effort", "tune", "layers", "network_width")}
-    formats = Image.registered_extensions()
-    readable = Image.OPEN.keys() - _NO_PICTURES - {"NIC"}
-    jobs = find_jobs(args, {suffix for suffix in formats if formats[suffix] in readable}, ".nic")
-    return work(jobs, _Encoding(options, args.psnr), args)
+    from . import actions
+
+    options = EncodeOptions.chosen(vars(args))
+    return actions.encode(_inputs(args), args.output, _running(args), options, with_psnr=args.psnr)
 
 
-@dataclass(frozen=True)
-class _Decoding:
-    layers: int | None
-    fast: bool
-
-    def __call__(self, source: Path, output: Output) -> Done:
-        with Image.open(source) as im:
-            if not isinstance(im, NicImageFile):
-                raise OSError("not a NIC file")
-            im.layers = self.layers
-            im.fast = self.fast
-            im.load()
-        name = Image.registered_extensions()[output.target.suffix.lower()]
-        output.write(lambda file: im.save(file, name, **_metadata_options(im, name)))
-        return Done(source.stat().st_size, output.target.stat().st_size, im.width * im.height)
+def _add_decode(commands: Commands) -> None:
+    decode = commands.add_parser(
+        "decode",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
+        help=".nic -> PNG, or another format that Pillow writes",
+        description="Decode .nic files to PNG, or to the format that --format or the output's name says.",
+    )
+    decode.set_defaults(run=_decode, usage_error=decode.error)
+    _add_files(decode, "OUTPUT.png")
+    add = decode.add_argument
+    add(
+        "--format",
+        type=_suffix,
+        metavar="NAME",
+        help="write this format: png, jpg, webp, tiff … (default: png)",
+    )
+    add(
+        "-q",
+        "--quality",
+        type=_percent,
+        metavar="N",
+        help="of the JPEG, WebP or AVIF files written, 0 to 100 as Pillow takes it (default: Pillow's)",
+    )
+    _add_options(decode, DecodeOptions)
+    _add_running(decode)
 
 
 def _decode(args: argparse.Namespace) -> int:
-    formats = Image.registered_extensions()
-    jobs = find_jobs(args, {".nic"}, ".png")
-    for _, target in jobs:
-        if formats.get(target.suffix.lower()) not in Image.SAVE:
-            args.usage_error(f"Pillow does not write {target.suffix or 'files without a suffix'}: {target}")
-    return work(jobs, _Decoding(args.layers, args.fast), args)
+    from . import actions
+
+    options = DecodeOptions.chosen(vars(args))
+    form = actions.Format(args.format, args.quality)
+    return actions.decode(_inputs(args), args.output, _running(args), options, form)
 
 
-@dataclass(frozen=True)
-class _Truncating:
-    layers: int
-
-    def __call__(self, source: Path, output: Output) -> Done:
-        whole = source.read_bytes()
-        data = container.truncate(whole, min(self.layers, container.parse_header(whole).layers))
-        output.write(lambda file: file.write(data))
-        header = container.parse_header(data)
-        return Done(len(data), len(whole), header.width * header.height)
+def _add_truncate(commands: Commands) -> None:
+    truncate = commands.add_parser(
+        "truncate",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
+        help=".nic -> a smaller .nic of its first layers",
+        description="Cut .nic files after their first layers, without decoding or encoding anything.",
+    )
+    truncate.set_defaults(run=_truncate, usage_error=truncate.error)
+    _add_files(truncate, "OUTPUT.nic")
+    truncate.add_argument(
+        "--layers",
+        type=_count,
+        required=True,
+        metavar="N",
+        help="keep the first N layers, or all if there are fewer",
+    )
+    _add_running(truncate)
 
 
 def _truncate(args: argparse.Namespace) -> int:
-    if args.output is None:
-        args.usage_error("say with -o where the result shall go")
-    if args.layers < 1:
-        args.usage_error("--layers must be at least 1")
-    return work(find_jobs(args, {".nic"}, ".nic"), _Truncating(args.layers), args)
+    from . import actions
+
+    return actions.truncate(_inputs(args), args.output, _running(args), args.layers)
+
+
+def _add_info(commands: Commands) -> None:
+    info = commands.add_parser(
+        "info",
+        usage="%(prog)s [OPTIONS] INPUT [INPUT ...]",
+        help="what .nic files hold",
+        description="Describe .nic files: picture, size, model, layers, metadata. Every checksum is checked.",
+    )
+    info.set_defaults(run=_info, usage_error=info.error)
+    _add_inputs(info)
+    info.add_argument("--json", action="store_true", help="print one JSON object per file, one per line")
+    info.add_argument(
+        "--plot", metavar="PNG", help="paint one file's layers: pictures, bits, channels of the latent"
+    )
+    info.add_argument("-f", "--force", action="store_true", help="replace an existing plot")
 
 
 def _info(args: argparse.Namespace) -> int:
-    failed = 0
-    sources = find_sources(args, {".nic"})
-    if args.plot and len(sources) > 1:
-        args.usage_error("--plot takes one file")
-    for source, _ in sources:
-        try:
-            data = source.read_bytes()
-            print(source, *_describe(data), sep="\n  ")
-            if args.plot:
-                from .layer_plot import plot  # loads torch
+    from .info import Form, info
 
-                Output(Path(args.plot), force=True).write(partial(plot(data).save, format="PNG"))
-        except FILE_ERRORS as error:
-            failed += complain(source, error)
-    return int(failed > 0)
+    return info(_inputs(args), Form(args.json, args.plot, args.force))
 
 
-def _describe(data: bytes) -> Iterable[str]:
-    file = container.parse(data)
-    header = file.header
-    offsets = container.parse_header(data).layer_offsets
-    size = offsets[-1]
-    columns, rows = header.tile_grid
-    yield f"picture   {header.width}x{header.height} {header.mode}"
-    yield f"size      {size} bytes, {8 * size / header.width / header.height:.4f} bpp"
-    quality = header.rate_point / TOP_RATE_POINT
-    yield f"quality   {quality:.4f} (rate point {header.rate_point}, delta {header.delta})"
-    yield f"model     {header.model} ({header.model_hash.hex()}), encoded at width {header.width_index + 1}"
-    yield f"tiles     {header.tiles} ({columns}x{rows}), each up to {header.tile_size} pixels wide and high"
-    start = 0
-    for layer, (streams, end) in enumerate(zip(file.streams, header.layer_ends, strict=True)):
-        lengths = [len(stream) for stream in streams]
-        streams_text = f", streams of {' '.join(map(str, lengths))}" if len(lengths) > 1 else ""
-        groups = f"group {end}" if end - start == 1 else f"groups {start + 1} to {end}"
-        place = f"ends at byte {offsets[layer]}"
-        yield f"layer {layer + 1:<3} {sum(lengths)} bytes, {groups}, {place}{streams_text}"
-        start = end
-    for tag, payload in file.chunks.items():
-        yield f"chunk {tag} {len(payload)} bytes"
-    if dpi := Metadata.from_chunks(file.chunks).dpi:
-        yield f"dpi       {dpi[0]:g} x {dpi[1]:g}"
+def _add_hook(commands: Commands) -> None:
+    from .. import hook
+
+    install = commands.add_parser(
+        "install-hook",
+        help="make .nic known in every Python process of this environment",
+        description="Make .nic known in every Python process of this environment that imports Pillow or "
+        "imageio. The module pillow_nic.hook says how it works and what speaks against it.",
+    )
+    install.set_defaults(run=_install)
+    remove = commands.add_parser("remove-hook", help="undo install-hook", description=f"Delete {hook.NAME}.")
+    remove.set_defaults(run=_remove)
 
 
-def _metadata_options(im: Image.Image, format_name: str) -> dict[str, Any]:
-    """What makes Pillow write the metadata of a `.nic` file into a file of another format."""
-    kept = ("icc_profile", "exif", "xmp", "dpi", "comment")
-    options: dict[str, Any] = {key: im.info[key] for key in kept if key in im.info}
-    if format_name == "PNG":  # has texts by name instead
-        texts = PngImagePlugin.PngInfo()
-        if "xmp" in options:
-            texts.add_itxt("XML:com.adobe.xmp", options["xmp"].decode("utf-8", "replace"))
-        if "comment" in options:
-            texts.add_itxt("Comment", options["comment"].decode("utf-8", "replace"))
-        options["pnginfo"] = texts
-    return options
+def _install(args: argparse.Namespace) -> int:
+    from . import hook_file
+
+    return hook_file.install()
 
 
-def _psnr(im: Image.Image, data: bytes) -> float:
-    """PSNR in dB over the colours of all pixels that are not wholly transparent."""
-    import numpy as np
+def _remove(args: argparse.Namespace) -> int:
+    from . import hook_file
 
-    from .. import codec, colour
+    return hook_file.remove()
 
-    before, alpha = colour.split_alpha(np.asarray(colour.to_storage(im)))
-    after, _ = colour.split_alpha(codec.decode(data))
-    error = np.square(before.astype(np.float32) - after).mean(axis=2)
-    if alpha is not None:
-        error = error[alpha > 0]
-    mse = float(error.mean(dtype=np.float64)) if error.size else 0.0
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+# ----------------------------------------------------------------------------- arguments of several commands
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="files, folders, quoted globs, or - for standard input"
+    )
+    parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders' folders, too")
+
+
+def _inputs(args: argparse.Namespace) -> Inputs:
+    from .files import Inputs
+
+    return Inputs(tuple(args.inputs), args.recursive)
+
+
+def _add_files(parser: argparse.ArgumentParser, beside: str) -> None:
+    _add_inputs(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        help="a file, a folder for several files, or - for standard output (default: beside the input; "
+        "standard output for standard input)",
+    )
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("-f", "--force", action="store_true", help="replace existing files")
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave existing files: goes on where a run was interrupted",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-j", "--jobs", type=_count, metavar="N", help="work in N processes (default: 1)")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: its address, auto for the one that is running, or local for one on this "
+        "machine; in N workers with -j N (default: one per GPU, or per CPU if there is none)",
+    )
+
+
+def _running(args: argparse.Namespace) -> Running:
+    from .batch import Running
+
+    return Running(args.force, args.skip_existing, args.jobs, args.ray)
+
+
+# ----------------------------------------------------------------------------------------------- conversions
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _percent(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 100")
+    return int(text)
+
+
+def _suffix(text: str) -> str:
+    return "." + text.lower().removeprefix(".")
+
+
+# From the types of options: how they are read, and what stands for them in the help.
+_READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "float": (float, "N"),
+    "int": (int, "N"),
+    "str": (str, "NAME"),
+    "tuple[int, int, int, int]": (lambda text: tuple(map(int, text.split(","))), "LEFT,TOP,RIGHT,BOTTOM"),
+}
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, options: type[EncodeOptions | DecodeOptions], *short: str
+) -> None:
+    """All options, the first with a short name as well."""
+    flags = list(short)
+    for option in fields(options):
+        flags.append("--" + option.name.replace("_", "-"))
+        sentence = options.sentence(option.name).replace("%", "%%")
+        kind = str(option.type).removesuffix(" | None")
+        if kind == "bool":
+            parser.add_argument(*flags, action="store_true", help=sentence)
+        else:
+            read, metavar = _READERS[kind]
+            check = partial(_check, options, option.name, read)
+            parser.add_argument(*flags, type=check, default=option.default, metavar=metavar, help=sentence)
+        flags.clear()
+
+
+def _check(
+    options: type[EncodeOptions | DecodeOptions], name: str, read: Callable[[str], object], text: str
+) -> object:
+    try:
+        value = read(text)
+    except ValueError:
+        value = text  # which the option's own check refuses, in its own words
+    try:
+        return getattr(options.chosen({name: value}), name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class _Worker(Generic[Job, Result]):
 
     def _answer(self, number: int, job: Job) -> Result | Exception:
         if ray.get(self.attempts.begin.remote(number)) > _ATTEMPTS:
-            return WorkerDiedError("its worker died, again")
+            return WorkerDiedError("its worker died twice")
         try:
             return self.action(job)
         except Exception as error:  # whatever it is: who gave the job counts it or raises it
