@@ -56,7 +56,7 @@ class Writer:
     channels_8: int = 128
     blocks_8: tuple[int, ...] = (128,) * 4
     channels_16: int = 192
-    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 8
+    blocks_16: tuple[int, ...] = (192,) * 3 + (768,) * 4
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ class NetworkConfig:
     ``blocks_8`` and ``blocks_16`` are the synthesis's residual blocks. ``hyper_hidden`` are the channels of
     the hyper transforms, ``hyper_last`` those of the hyper-synthesis at the latent's resolution.
     ``checkerboard`` says how many of the first groups are predicted in two phases, the second of which sees
-    the first's neighbours. ``predicted_step``: whether the context predicts q beside μ. Only μ and q depend
-    on these two, so they cost no bitstream change. ``stepwise_context``: every step has a context of its own,
-    as in nic-1, instead of adding to a common state."""
+    the first's neighbours. ``predicted_step``: whether the context predicts q beside μ. ``preview``: whether
+    the synthesis has a head that paints reduced pictures at 1/16 of the resolution, without the blocks at
+    1/8. Only μ and q depend on these two, so they cost no bitstream change. ``stepwise_context``: every step
+    has a context of its own, as in nic-1, instead of adding to a common state."""
 
     groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
     writer: Writer = Writer()
     widths: tuple[Width, ...] = (
-        Width(5, 48, 80),
+        Width(5, 48, 72),
         Width(5, 64, 128),
         Width(6, 80, 160),
         Width(7, 96, 192),
@@ -96,6 +97,7 @@ class NetworkConfig:
     context_hidden: int = 128
     checkerboard: int = 2
     predicted_step: bool = True
+    preview: bool = True
     stepwise_context: bool = False
     rate_points: int = 8
     lmbda_min: float = 0.0003
@@ -193,23 +195,46 @@ class SynthesisTransform(nn.Module):
         self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
         self.head = SlimConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
+        if config.preview:
+            self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
 
     def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
-        size = self.config.widths[width]
-        channels = y_hat.shape[1]
-        with torch.autocast(y_hat.device.type, enabled=False):
-            basis = patch_order(self.klt.weight[:channels].flatten(1), 1) * self.deviation[:channels, None]
-            grey = basis.new_full((basis.shape[1],), 0.5)
-            linear = from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH)
-        h = self.stem(y_hat, size.channels_16)
-        for block in self.blocks_16:
-            h = block(h, point, width)
-        h = F.pixel_shuffle(self.up(h, 4 * size.channels_8), 2)
+        linear = self._linear(y_hat, 1)
+        channels = self.config.widths[width].channels_8
+        h = F.pixel_shuffle(self.up(self._body(y_hat, point, width), 4 * channels), 2)
         for block in self.blocks_8:
             h = block(h, point, width)
         weight, bias = patch_order(self.head.weight[:, : h.shape[1]], 0), patch_order(bias_of(self.head), 0)
         painted = F.conv2d(h, weight, bias, padding=1)
         return linear + from_patches(painted.float().permute(0, 2, 3, 1), 8)
+
+    def reduced(self, y_hat: Tensor, point: Tensor, factor: int, width: int = -1) -> Tensor:
+        """The picture at 1/factor of its size, (B, 3, 16·h/factor, 16·w/factor) for a factor of 2, 4, 8 or
+        16: about what the mean over each factor × factor pixels would be, for a part of the work."""
+        if not self.config.preview:
+            return F.avg_pool2d(self(y_hat, point, width), factor)
+        h = self._body(y_hat, point, width)
+        # A mean of the head's outputs is one of its weights.
+        side = PATCH // factor
+        weight = self.preview.weight[:, : h.shape[1]].reshape(3, side, factor // 2, side, factor // 2, -1)
+        weight = weight.mean((2, 4)).permute(1, 2, 0, 3).reshape(3 * side**2, h.shape[1], 3, 3)
+        bias = bias_of(self.preview).reshape(3, side, factor // 2, side, factor // 2).mean((2, 4))
+        painted = F.conv2d(h, weight, bias.permute(1, 2, 0).flatten(), padding=1)
+        return self._linear(y_hat, factor) + from_patches(painted.float().permute(0, 2, 3, 1), side)
+
+    def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
+        channels = y_hat.shape[1]
+        with torch.autocast(y_hat.device.type, enabled=False):
+            basis = F.avg_pool2d(self.klt.weight[:channels], factor).flatten(1)
+            basis = patch_order(basis, 1) * self.deviation[:channels, None]
+            grey = basis.new_full((basis.shape[1],), 0.5)
+            return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
+
+    def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
+        h = self.stem(y_hat, self.config.widths[width].channels_16)
+        for block in self.blocks_16:
+            h = block(h, point, width)
+        return h
 
 
 class HyperAnalysis(nn.Module):

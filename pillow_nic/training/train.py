@@ -23,12 +23,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from ..network import NetworkConfig
 from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
-from .loss import TrainingModel, decibels, distortion, forward
+from .loss import TrainingModel, decibels, distortion, forward, squared_error
 
 
 def _option(default: Any, sentence: str) -> Any:
@@ -72,6 +73,7 @@ class TrainConfig:
     focus_share: float = _option(0.8, "share of the rate points that are drawn from that part")
     narrow: float = _option(0.0, "share of the steps in which a narrow synthesis learns beside the full one")
     prefix: float = _option(0.0, "share of the steps with a random prefix of the groups")
+    preview: float = _option(0.25, "share of the steps in which the head of reduced pictures learns, too")
     delta: float = _option(0.03, "share of the other steps with a random step exponent")
     bf16: bool = _option(False, "compute in bfloat16 where that is safe; only for processors that have it")
     compile: bool = _option(True, "compile the rate's elementwise chain")
@@ -191,12 +193,13 @@ def validation_pictures(folder: Path, count: int, device: torch.device) -> list[
 @dataclass
 class Draw:
     """What one step trains: rate points (B,), how many groups are kept, the step exponent in octaves, and the
-    width of a synthesis that learns beside the full one."""
+    width of a synthesis that learns beside the full one, and whether the reduced picture does."""
 
     point: Tensor
     kept: int
     delta: float = 0.0
     narrow: int | None = None
+    preview: bool = False
 
 
 def draw(rng: np.random.Generator, config: TrainConfig, network: NetworkConfig, count: int) -> Draw:
@@ -212,6 +215,7 @@ def draw(rng: np.random.Generator, config: TrainConfig, network: NetworkConfig, 
         drawn.delta = float(rng.integers(-8, 9)) / 8
     if len(network.widths) > 1 and rng.random() < config.narrow:
         drawn.narrow = int(rng.integers(len(network.widths) - 1))
+    drawn.preview = network.preview and rng.random() < config.preview
     return drawn
 
 
@@ -233,6 +237,9 @@ def loss_of(
         channels = network.config.group_ends[network.config.widths[drawn.narrow].groups - 1]
         narrow = network.g_s(result.y_hat[:, :channels].detach(), drawn.point, drawn.narrow)
         cost = cost + lmbda * distortion(config.tune, x, narrow)
+    if drawn.preview:
+        half = network.g_s.reduced(result.y_hat.detach(), drawn.point, 2)
+        cost = cost + lmbda * squared_error(avg_pool2d(x, 2), half)
     loss = (weight * cost).mean()
     psnr = 10 * (255**2 / result.mse.detach()).log10().mean()
     shown = {"loss": loss, "bpp": result.bpp.mean(), "hyper": result.hyper_bpp.mean(), "psnr": psnr}
