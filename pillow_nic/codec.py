@@ -134,34 +134,49 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
 
 def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     """As :func:`decode`."""
-    parsed = container.parse(data, layers=options.layers, partial=options.partial)
-    header = parsed.header
-    left, top, right, bottom = options.region or (0, 0, header.width, header.height)
-    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
-        size = f"{header.width}x{header.height}"
-        raise ValueError(f"region {options.region} is empty or not inside {size} pixels")
+    header, _ = container.read_info(data)
+    box = _region(options.region, header)
     Image._decompression_bomb_check((header.width, header.height))
     loaded = _model_for(header, options.device)
+    layers = layers_needed(loaded, header, options)
+    parsed = container.parse(data, layers=layers, partial=options.partial)
+    kept = header.layer_ends[len(parsed.streams) - 1]
+    if options.fast:
+        narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= kept)
+        header = replace(header, width_index=min(narrow, header.width_index))
+    # A reduced picture does without the groups that are not there: their means are all but invisible in it.
+    total = kept if options.reduce > 1 else loaded.config.widths[header.width_index].groups
+    left, top, right, bottom = box
+    window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
+    threads = _threads(loaded, options.threads)
+    seen = window.grown(_synthesis_halo(loaded.config))
+    latent = _decode_latent(loaded, parsed.streams, header, total, threads, seen)
+    colours = _synthesise(loaded, latent, header, window, options.reduce, threads)
     alpha = None
     if "ALPH" in parsed.chunks:
         alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
-    if options.fast:
-        groups = header.layer_ends[len(parsed.streams) - 1]
-        narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= groups)
-        header = replace(header, width_index=min(narrow, header.width_index))
-    window = Window(
-        range(top // PATCH, -(-bottom // PATCH)),
-        range(left // PATCH, -(-right // PATCH)),
-    )
-    threads = _threads(loaded, options.threads)
-    seen = window.grown(_synthesis_halo(loaded.config))
-    latent = _decode_latent(loaded, parsed.streams, header, threads, seen)
-    colours = _synthesise(loaded, latent, header, window, threads)
-    row, column = top - window.rows.start * PATCH, left - window.columns.start * PATCH
-    colours = colours[row : row + bottom - top, column : column + right - left]
-    if alpha is not None:
-        alpha = alpha[top:bottom, left:right]
-    return colour.join(colours, alpha, header.mode)
+        alpha = colour.reduce_plane(alpha[top:bottom, left:right], options.reduce)
+    row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
+    height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
+    return colour.join(colours[row : row + height, column : column + width], alpha, header.mode)
+
+
+def _region(region: tuple[int, int, int, int] | None, header: Header) -> tuple[int, int, int, int]:
+    left, top, right, bottom = region or (0, 0, header.width, header.height)
+    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
+        size = f"{header.width}x{header.height}"
+        raise ValueError(f"region {region} is empty or not inside {size} pixels")
+    return left, top, right, bottom
+
+
+def layers_needed(model: Model, header: Header, options: DecodeOptions) -> int:
+    """How many layers of a file are to be decoded: of a reduced picture no more than show in it."""
+    wanted = header.wanted(options.layers)
+    if options.reduce == 1:
+        return wanted
+    groups = model.reduced_groups(options.reduce, header.rate_point)
+    enough = sum(end < groups for end in header.layer_ends) + 1
+    return min(wanted, enough)
 
 
 def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
@@ -169,7 +184,8 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
     parsed = container.parse(data)
     header, model = parsed.header, _model_for(parsed.header, device)
-    latent = _decode_latent(model, parsed.streams, header, _threads(model, None))[0].cpu().numpy()
+    groups = model.config.widths[header.width_index].groups
+    latent = _decode_latent(model, parsed.streams, header, groups, _threads(model, None))[0].cpu().numpy()
     costs = model.symbol_costs.cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in _places(header):
@@ -190,11 +206,15 @@ def _threads(model: Model, threads: int | None) -> int:
 
 
 def _decode_latent(
-    model: Model, layers: list[list[bytes]], header: Header, threads: int, window: Window | None = None
+    model: Model,
+    layers: list[list[bytes]],
+    header: Header,
+    groups: int,
+    threads: int,
+    window: Window | None = None,
 ) -> Tensor:
-    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of the header's width, channels last. With a
-    window, only the tiles that it meets hold anything."""
-    groups = model.config.widths[header.width_index].groups
+    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a window,
+    only the tiles that it meets hold anything."""
     shape = (1, *_latent_size(header), model.config.group_ends[groups - 1])
     latent = torch.empty(shape, device=model.device).permute(0, 3, 1, 2)
 
@@ -291,19 +311,27 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Ten
     return y
 
 
-def _synthesise(model: Model, y_hat: Tensor, header: Header, window: Window, threads: int) -> Pixels:
-    """Latent (1, C, h, w) → the colours of a window of its positions, uint8, cut at the picture's ends."""
-    top, left = window.rows.start * PATCH, window.columns.start * PATCH
-    height = min(window.rows.stop * PATCH, header.height) - top
-    width = min(window.columns.stop * PATCH, header.width) - left
+def _synthesise(
+    model: Model, y_hat: Tensor, header: Header, window: Window, factor: int, threads: int
+) -> Pixels:
+    """Latent (1, C, h, w) → the colours of a window of its positions at 1/factor of their size, uint8, cut
+    at the picture's ends."""
+    patch = PATCH // factor
+    top, left = window.rows.start * patch, window.columns.start * patch
+    height = min(window.rows.stop * patch, -(-header.height // factor)) - top
+    width = min(window.columns.stop * patch, -(-header.width // factor)) - left
     out: Pixels = np.empty((height, width, 3), np.uint8)
-    point = model.point(header.rate_point)
+    point, synthesis = model.point(header.rate_point), model.network.g_s
 
     def synthesise(piece: Tile) -> None:
         latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
-        place = out[piece.times(PATCH).own_from(top, left)]
-        x = model.network.g_s(latent, point, header.width_index)[0][:, *piece.times(PATCH).inner]
-        x = x[:, : place.shape[0], : place.shape[1]].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        place = out[piece.times(patch).own_from(top, left)]
+        if factor == 1:
+            x = synthesis(latent, point, header.width_index)
+        else:
+            x = synthesis.reduced(latent, point, factor, header.width_index)
+        x = x[0][:, *piece.times(patch).inner][:, : place.shape[0], : place.shape[1]]
+        x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         place[...] = x.permute(1, 2, 0).cpu().numpy()
 
     halo = _synthesis_halo(model.config)

@@ -82,6 +82,11 @@ def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return rgb, alpha
 
 
+def reduce_plane(plane: np.ndarray, factor: int) -> np.ndarray:
+    """An H×W plane at 1/factor of its size, rounded up, each pixel a mean."""
+    return plane if factor == 1 else np.asarray(Image.fromarray(plane).reduce(factor))
+
+
 def join(rgb: np.ndarray, alpha: np.ndarray | None, mode: str) -> np.ndarray:
     """The pixels of a storage mode from colour uint8 H×W×3 and alpha H×W; grey is the rounded mean."""
     if (alpha is not None) != mode.endswith("A"):

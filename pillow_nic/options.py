@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # What the weights were trained for, and the model that was: its name in a file says which.
 TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
 TOP_EFFORT = 1
+REDUCTIONS = (1, 2, 4, 8, 16)
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
 TOP_RATE_POINT = 65535
@@ -78,6 +79,12 @@ def _text(name: str, value: object) -> str | None:
 
 def _flag(name: str, value: object) -> bool:
     return bool(value)
+
+
+def _reduce(name: str, value: object) -> int:
+    if whole_number(name, value, 1, 16) in REDUCTIONS:
+        return int(value)  # type: ignore[call-overload]
+    raise ValueError(f"{name} must be one of {', '.join(map(str, REDUCTIONS))}, not {value!r}")
 
 
 def _region(name: str, value: Any) -> tuple[int, int, int, int] | None:
@@ -180,6 +187,12 @@ class DecodeOptions(_Options):
     region: tuple[int, int, int, int] | None = _option(
         None, _region, "decode only the pixels inside (left, top, right, bottom) (default: all)"
     )
+    reduce: int = _option(
+        1,
+        _reduce,
+        "2, 4, 8 or 16: decode at that fraction of the size, sides rounded up, for a part of the work "
+        "(default: 1, the full size)",
+    )
     partial: bool = _option(
         False, _flag, "of a truncated file, decode the layers that are whole (default: TruncatedError)"
     )
@@ -215,6 +228,7 @@ class DecodeKeywords(TypedDict, total=False):
     layers: int | None
     fast: bool
     region: tuple[int, int, int, int] | None
+    reduce: int
     partial: bool
     device: str | None
     threads: int | None

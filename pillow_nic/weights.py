@@ -56,6 +56,15 @@ class Model:
     device: torch.device
     width_limits: tuple[int, ...]
     """For each width the highest rate point at which encoding with it costs no rate; −1 for none."""
+    groups_by_reduction: dict[int, tuple[int, ...]]
+    """For each reduction of the size, at each rate point of the network, how many groups show in the
+    picture."""
+
+    def reduced_groups(self, factor: int, rate_point: int) -> int:
+        """How many groups show in a picture that is reduced by the factor."""
+        counts = self.groups_by_reduction[factor]
+        low = rate_point * (len(counts) - 1) >> RATE_POINT_BITS
+        return max(counts[low : low + 2])
 
     @property
     def config(self) -> NetworkConfig:
@@ -154,6 +163,7 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         with safe_open(file, "pt") as f:
             config = NetworkConfig.from_json(f.metadata()["network"])
             limits = tuple(int(limit) for limit in json.loads(f.metadata()["width_limits"]))
+            reduced = {int(k): tuple(v) for k, v in json.loads(f.metadata()["reduced_groups"]).items()}
             tensors: dict[str, torch.Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
         network = Network(config, start=False)
         state = {
@@ -178,7 +188,7 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         self_test.check(network, integer_net, _part(arrays, "self_test."))
     except (KeyError, WeightsError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
-    return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits)
+    return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits, reduced)
 
 
 def _part(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> dict[str, np.ndarray[Any, Any]]:

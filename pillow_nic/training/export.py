@@ -16,13 +16,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 from .. import codec, container, self_test, weights
 from ..entropy_tables import Table, Tables
 from ..integer_net import IntegerHyperSynthesis
 from ..network import Network
-from ..options import TOP_RATE_POINT, rate_point
+from ..options import REDUCTIONS, TOP_RATE_POINT, rate_point
 from .loss import TITLES, TrainingModel, decibels, forward
 from .quantise import quantise
 from .tables import gaussian_tables, table_from_pmf
@@ -32,6 +33,8 @@ ROWS, COLUMNS = 48, 7
 SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
 BEGIN, END = "<!-- written by export -->", "<!-- end of what export writes -->"
 MOST_WIDTH_COST = 0.005
+LEAST_SHOWN = 0.3
+"""PSNR in dB that the groups which a reduced picture does without may be worth."""
 HYPER_REACH = 1000
 """Hyper-latent symbols beyond ± this are left to the escape."""
 
@@ -74,18 +77,41 @@ def width_limits(costs: np.ndarray, most: float = MOST_WIDTH_COST) -> list[int]:
     return limits
 
 
+@torch.no_grad()
+def reduced_groups(model: TrainingModel, pictures: list[Tensor]) -> dict[int, list[int]]:
+    """For each reduction of the size, at rate points 0, 1, 2 …, how many groups show in the reduced picture:
+    as few as come within LEAST_SHOWN of the PSNR of all, in the mean over pictures."""
+    config = model.network.config
+    counts: dict[int, list[int]] = {factor: [] for factor in REDUCTIONS[1:]}
+    for index in range(config.rate_points):
+        point = torch.tensor([float(index)])
+        latents = [forward(model, x, point, hard=True).y_hat for x in pictures]
+        for factor, found in counts.items():
+            scores = []
+            for end in config.group_ends:
+                psnr = []
+                for x, y_hat in zip(pictures, latents, strict=True):
+                    small = model.network.g_s.reduced(y_hat[:, :end], point, factor).clamp(0, 1)
+                    psnr.append(decibels("psnr", avg_pool2d(x, factor), small).item())
+                scores.append(float(np.mean(psnr)))
+            found.append(next(g for g, score in enumerate(scores, 1) if score >= scores[-1] - LEAST_SHOWN))
+    return counts
+
+
 def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray | None:
     """Write the weights file of a checkpoint; returns what the widths cost on the validation pictures.
 
-    Without pictures the encoder takes the full width always. WeightsError if the integer network would not
-    be exact."""
+    Without pictures the encoder takes the full width always, and a reduced picture all groups. WeightsError
+    if the integer network would not be exact."""
     config, state, done = load_checkpoint(checkpoint)
     model = TrainingModel(config)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     costs = None
+    shown = {factor: [len(config.groups)] * config.rate_points for factor in REDUCTIONS[1:]}
     if valid is not None:
         pictures = validation_pictures(valid, 12, torch.device("cpu"))
         costs = width_costs(model, pictures, load_recipe(checkpoint)["tune"])
+        shown = reduced_groups(model, pictures)
     tensors: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         # Convolutions lose nothing in half precision; gains, conditioning and deviations are few and stay.
@@ -116,6 +142,7 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
         "network": config.to_json(),
         "done": json.dumps(done),
         "width_limits": json.dumps(limits),
+        "reduced_groups": json.dumps(shown),
     }
     save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata)
     out.chmod(0o644)
