@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from pictures import photo
 from PIL import Image, ImageFile
 
 import pillow_nic
@@ -22,15 +23,12 @@ from pillow_nic.command import info
 from pillow_nic.command.main import main
 from pillow_nic.NicImagePlugin import NicImageFile
 
-PHOTO = Path(__file__).parent / "data" / "photo.png"
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with one small picture, a.png."""
     monkeypatch.chdir(tmp_path)
-    with Image.open(PHOTO) as im:
-        im.crop((60, 60, 268, 204)).save("a.png")
+    photo().save("a.png")
     return tmp_path
 
 
@@ -564,7 +562,6 @@ def test_warnings_are_said_about_their_file(
 # ---------------------------------------------------------------------------------------- as a program
 
 
-PYTHONPATH = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
 NIC = (sys.executable, "-m", "pillow_nic")
 
 
@@ -573,7 +570,7 @@ def nic(
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*NIC, *arguments],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
+        env={**os.environ, **environment},
         input=data,
         stdout=out,
         stderr=subprocess.PIPE,
@@ -585,7 +582,6 @@ def nic(
 def shell(script: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", f'nic() {{ "{sys.executable}" -m pillow_nic "$@"; }}; {script}'],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         check=False,
         timeout=300,
@@ -598,9 +594,7 @@ def test_as_a_program(here: Path) -> None:
     assert done.stderr == b"nic: missing.png: No such file or directory\n"
     assert done.stdout.endswith(b", 1 failed\n")
     for module in ("pillow_nic", "pillow_nic.command.main"):
-        version = subprocess.check_output(
-            [sys.executable, "-m", module, "--version"], env={**os.environ, "PYTHONPATH": PYTHONPATH}
-        )
+        version = subprocess.check_output([sys.executable, "-m", module, "--version"])
         assert version.decode() == f"nic {pillow_nic.__version__}\n"
 
 
@@ -725,7 +719,6 @@ def test_an_end_before_the_end(here: Path, name: str, code: int) -> None:
         large.save(f"in/{number}.jpg")
     process = subprocess.Popen(
         [*NIC, "encode", "in", "-o", "out", "-j", "2"],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -767,7 +760,6 @@ def test_help_loads_nothing_heavy() -> None:
     for arguments in (["--help"], ["encode", "--help"], ["info", "--help"], ["--version"], ["encode"]):
         out = subprocess.check_output(
             [sys.executable, "-c", code, *arguments],
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
             stderr=subprocess.DEVNULL,
             text=True,
         )
