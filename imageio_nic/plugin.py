@@ -71,11 +71,11 @@ class NicPlugin(PluginV3):
         _check_index(index)
         header, metadata = self._info
         options = DecodeOptions(**keywords)
-        wanted = header.wanted(options.layers)
+        header.wanted(options.layers)
         Image._decompression_bomb_check((header.width, header.height))
-        tape = self._tape_to(wanted)
         from pillow_nic import codec  # loads torch
 
+        tape = self._tape_to(codec.layers_needed(header, options))
         pixels = codec.decode_bytes(tape.data, options)
         if mode is not None or rotate:
             pixels = _transform(pixels, mode, metadata.exif if rotate else None)

@@ -2,7 +2,9 @@
 
 `Image.open` reads the header and the metadata. Before the pixels are loaded, `im.layers = n` asks for the
 first n layers only (None, the default, for all): the file is read to 64 kB behind them at most; and
-`im.fast = True` for the narrowest network that fits the layers, less exact and less work. `im.info` holds
+`im.fast = True` for the narrowest network that fits the layers, less exact and less work; `im.region = (left,
+top, right, bottom)` for a part of the picture; `im.draft(None, size)`, which `thumbnail()` calls, for a
+reduced one. `im.info` holds
 `layers` (how many the file has), `quality` (the float that the file's rate point stands for), `model`, and
 as far as the file has them `icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `im.verify()` checks the
 structure and every checksum of the file without decoding a pixel.
@@ -23,15 +25,16 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import IO, Any
 
 from PIL import Image, ImageFile
 
 from . import container
 from .errors import BitstreamError
-from .header import SIGNATURE
+from .header import SIGNATURE, region_inside
 from .metadata import Metadata
-from .options import TOP_RATE_POINT, DecodeOptions, chosen_for_save
+from .options import REDUCTIONS, TOP_RATE_POINT, DecodeOptions, chosen_for_save
 
 
 class NicImageFile(ImageFile.ImageFile):
@@ -40,8 +43,7 @@ class NicImageFile(ImageFile.ImageFile):
     n_frames = 1
     is_animated = False
 
-    _layers: int | None = None
-    _fast = False
+    _options = DecodeOptions()
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -52,7 +54,6 @@ class NicImageFile(ImageFile.ImageFile):
         header, chunks = container.read_info(self.fp)
         self._header = header
         self._mode = header.mode
-        self._size = header.width, header.height
         self.info.update(Metadata.from_chunks(chunks).to_info())
         self.info["layers"] = header.layers
         self.info["quality"] = header.rate_point / TOP_RATE_POINT
@@ -61,36 +62,70 @@ class NicImageFile(ImageFile.ImageFile):
         self._plan()
 
     def _plan(self) -> None:
+        """Size and tile for what is to be decoded."""
+        left, top, right, bottom = self._options.region or (0, 0, self._header.width, self._header.height)
+        factor = self._options.reduce
+        self._size = -(-(right - left) // factor), -(-(bottom - top) // factor)
         # A plain tuple: ImageFile._Tile came with Pillow 11.
-        args = (self._header.wanted(self._layers),)
+        args = (self._header.wanted(self._options.layers),)
         self.tile = [("nic", (0, 0, *self.size), self._start, args)]  # type: ignore[list-item]
+
+    def _choose(self, **chosen: Any) -> None:
+        options = replace(self._options, **chosen)
+        self._header.wanted(options.layers)
+        region_inside(options.region, self._header)
+        if not self._is_lazy:
+            raise ValueError(f"{', '.join(chosen)} must be set before the pixels are loaded")
+        self._options = options
+        self._plan()
+
+    @property
+    def _is_lazy(self) -> bool:
+        return bool(self.tile) and self.tile[0][0] == "nic"
 
     @property
     def layers(self) -> int | None:
         """How many layers `load()` decodes, None for all; to be set before the pixels are loaded."""
-        return self._layers
+        return self._options.layers
 
     @layers.setter
     def layers(self, layers: int | None) -> None:
-        self._header.wanted(layers)
-        self._must_not_be_loaded("layers")
-        self._layers = layers
-        self._plan()
+        self._choose(layers=layers)
 
     @property
     def fast(self) -> bool:
         """Whether `load()` uses the narrowest network that fits the layers; to be set before the pixels are
         loaded."""
-        return self._fast
+        return self._options.fast
 
     @fast.setter
     def fast(self, fast: bool) -> None:
-        self._must_not_be_loaded("fast")
-        self._fast = bool(fast)
+        self._choose(fast=fast)
 
-    def _must_not_be_loaded(self, what: str) -> None:
-        if not self.tile or self.tile[0][0] != "nic":
-            raise ValueError(f"{what} must be set before the pixels are loaded")
+    @property
+    def region(self) -> tuple[int, int, int, int] | None:
+        """The part that `load()` decodes, (left, top, right, bottom) in pixels of the file, None for all; to
+        be set before the pixels are loaded. The image then has its size."""
+        return self._options.region
+
+    @region.setter
+    def region(self, region: tuple[int, int, int, int] | None) -> None:
+        self._choose(region=region)
+
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Let `load()` decode at 1/2, 1/4, 1/8 or 1/16 of the size, the smallest of these that is not
+        smaller than ``size``; `thumbnail()` calls this. As for other formats the answer is the mode, which
+        does not change, and the box of the picture in the new size; None once it is loaded, or reduced
+        already."""
+        if not self._is_lazy or self._options.reduce > 1 or size is None:
+            return None
+        width, height = self.size
+        most = min(width / max(size[0], 1), height / max(size[1], 1))
+        factor = max(factor for factor in REDUCTIONS if factor <= max(most, 1))
+        self._choose(reduce=factor)
+        return self.mode, (0, 0, width / factor, height / factor)
 
     def load(self) -> Any:
         if not self.tile:
@@ -105,11 +140,10 @@ class NicImageFile(ImageFile.ImageFile):
         """Leave the pixels to ImageFile.load() as a raw tile in memory, in place of the file."""
         if self.fp is None:
             raise OSError("cannot load this image: its file has been closed")
-        data = self._read()
         from . import codec  # loads torch
 
-        options = DecodeOptions(self._layers, self._fast, partial=ImageFile.LOAD_TRUNCATED_IMAGES)
-        pixels = codec.decode_bytes(data, options)
+        options = replace(self._options, partial=ImageFile.LOAD_TRUNCATED_IMAGES)
+        pixels = codec.decode_bytes(self._read(codec.layers_needed(self._header, options)), options)
         if pixels.shape[:2] != self.size[::-1]:
             raise BitstreamError("the file has changed since it was opened")
         if self._exclusive_fp:
@@ -118,12 +152,12 @@ class NicImageFile(ImageFile.ImageFile):
         self._exclusive_fp = True
         self.tile = [("raw", (0, 0, *self.size), 0, (self.mode, 0, 1))]  # type: ignore[list-item]
 
-    def _read(self) -> bytes:
-        """The file as far as the wanted layers reach, or to its end."""
+    def _read(self, layers: int) -> bytes:
+        """The file as far as so many layers reach, or to its end."""
         assert self.fp is not None
         self.fp.seek(self._start)
         data = bytearray()
-        container.LayerCounter().read(self.fp, data, self._header.wanted(self._layers))
+        container.LayerCounter().read(self.fp, data, layers)
         return bytes(data)
 
     def verify(self) -> None:

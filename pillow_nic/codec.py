@@ -24,7 +24,7 @@ from . import colour, container, weights, workers
 from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
-from .header import Header
+from .header import Header, region_inside
 from .metadata import Metadata
 from .network import PATCH, NetworkConfig
 from .options import (
@@ -135,10 +135,10 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
 def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     """As :func:`decode`."""
     header, _ = container.read_info(data)
-    box = _region(options.region, header)
+    box = region_inside(options.region, header)
     Image._decompression_bomb_check((header.width, header.height))
     loaded = _model_for(header, options.device)
-    layers = layers_needed(loaded, header, options)
+    layers = layers_needed(header, options)
     parsed = container.parse(data, layers=layers, partial=options.partial)
     kept = header.layer_ends[len(parsed.streams) - 1]
     if options.fast:
@@ -161,22 +161,13 @@ def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     return colour.join(colours[row : row + height, column : column + width], alpha, header.mode)
 
 
-def _region(region: tuple[int, int, int, int] | None, header: Header) -> tuple[int, int, int, int]:
-    left, top, right, bottom = region or (0, 0, header.width, header.height)
-    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
-        size = f"{header.width}x{header.height}"
-        raise ValueError(f"region {region} is empty or not inside {size} pixels")
-    return left, top, right, bottom
-
-
-def layers_needed(model: Model, header: Header, options: DecodeOptions) -> int:
-    """How many layers of a file are to be decoded: of a reduced picture no more than show in it."""
+def layers_needed(header: Header, options: DecodeOptions) -> int:
+    """How many layers of a file are to be read and decoded: of a reduced picture no more than show in it."""
     wanted = header.wanted(options.layers)
     if options.reduce == 1:
         return wanted
-    groups = model.reduced_groups(options.reduce, header.rate_point)
-    enough = sum(end < groups for end in header.layer_ends) + 1
-    return min(wanted, enough)
+    groups = _model_for(header, options.device).reduced_groups(options.reduce, header.rate_point)
+    return min(wanted, sum(end < groups for end in header.layer_ends) + 1)
 
 
 def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:

@@ -85,6 +85,16 @@ class Header:
         return columns * rows
 
 
+def region_inside(region: tuple[int, int, int, int] | None, header: Header) -> tuple[int, int, int, int]:
+    """The region, or the whole picture for None; ValueError if it is empty or not all inside of the
+    picture."""
+    left, top, right, bottom = region or (0, 0, header.width, header.height)
+    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
+        size = f"{header.width}x{header.height}"
+        raise ValueError(f"region {region} is empty or not inside {size} pixels")
+    return left, top, right, bottom
+
+
 def header_faults(header: Header) -> Iterator[str]:
     """What is wrong with a header, most basic first; the limits are here for writer and reader alike."""
     if header.mode not in MODES:
