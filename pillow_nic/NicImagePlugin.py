@@ -150,7 +150,8 @@ class NicImageFile(ImageFile.ImageFile):
             self.fp.close()
         self.fp = io.BytesIO(pixels.tobytes())
         self._exclusive_fp = True
-        self.tile = [("raw", (0, 0, *self.size), 0, (self.mode, 0, 1))]  # type: ignore[list-item]
+        # One argument: with three, Pillow would map the file that the name says into memory, not these pixels.
+        self.tile = [("raw", (0, 0, *self.size), 0, (self.mode,))]  # type: ignore[list-item]
 
     def _read(self, layers: int) -> bytes:
         """The file as far as so many layers reach, or to its end."""
