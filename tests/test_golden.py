@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from make_golden import FORMAT, GOLDEN, format_section, symbols_digest
 from PIL import Image
+from tools.make_golden import FORMAT, GOLDEN, format_section, symbols_digest
 
 import pillow_nic
 from pillow_nic.weights import DEFAULT_MODEL, available_models

@@ -30,7 +30,8 @@ def run(code: str) -> str:
     "statement",
     [
         "import pillow_nic",
-        "import pillow_nic.cli; pillow_nic.cli._parser()",
+        "import pillow_nic.command.main; pillow_nic.command.main._parser()",
+        "from pillow_nic.bench.main import arguments; arguments(['kodak'])",
         "import pillow_nic.hook, pillow_nic.__main__",
         "import pillow_nic.NicImagePlugin",
         "import pillow_nic; pillow_nic.NicError",

@@ -1,4 +1,4 @@
-"""The table of PIPELINES.md, row by row: what libraries that go through Pillow or imageio do with `.nic`.
+"""The table of pipelines.md, row by row: what libraries that go through Pillow or imageio do with `.nic`.
 
 Needs the extra ``test-pipelines``: ``pytest -m pipelines tests/test_libraries.py``."""
 
@@ -28,7 +28,7 @@ from pillow_nic.quality import DEFAULT_QUALITY
 pytestmark = [pytest.mark.pipelines, pytest.mark.filterwarnings("default")]
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parent / "pillow_nic" / "PIPELINES.md").read_text(encoding="utf-8")
+PAGE = (HERE.parent / "pillow_nic" / "docs" / "pipelines.md").read_text(encoding="utf-8")
 QUALITY = 0.7
 SIZE = (128, 96)
 
@@ -297,7 +297,7 @@ def willow(django: Path) -> Iterator[Any]:
     from willow import image
     from willow.registry import registry
 
-    sys.modules.pop("pillow_nic.willow_plugin", None)  # so that it is imported as for the first time
+    sys.modules.pop("pillow_nic.integrations.willow", None)  # so that it is imported as for the first time
     kinds, classes = list(filetype.TYPES), dict(image.INITIAL_IMAGE_CLASSES)
     converters = dict(registry._registered_converters)
     yield registry
@@ -314,7 +314,7 @@ def test_willow(here: Path, photo: np.ndarray, willow: Any) -> None:
     with open("photo.nic", "rb") as file:
         with pytest.raises(UnrecognisedImageFormatError):
             WillowImage.open(file)
-        willow.register_plugin(import_module("pillow_nic.willow_plugin"))
+        willow.register_plugin(import_module("pillow_nic.integrations.willow"))
         image = WillowImage.open(file)
         assert (type(image).__name__, image.mime_type) == ("NicImageFile", "image/x-nic")
         assert image.get_size() == SIZE
@@ -332,7 +332,7 @@ def test_wagtail(here: Path, django: Path, willow: Any) -> None:
     data = Path("photo.nic").read_bytes()
     with pytest.raises(ValidationError):
         WagtailImageField().clean(SimpleUploadedFile("photo.nic", data))
-    willow.register_plugin(import_module("pillow_nic.willow_plugin"))
+    willow.register_plugin(import_module("pillow_nic.integrations.willow"))
     cleaned = WagtailImageField().clean(SimpleUploadedFile("photo.nic", data))
     assert cleaned.content_type == "image/x-nic"
     for wrong in (data[:-9], Path("photo.png").read_bytes()):

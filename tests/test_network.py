@@ -9,8 +9,8 @@ import torch
 from tiny_model import CONFIG, random_network
 from torch import Tensor
 
+from pillow_nic.bench.scalability import costs, decode_cost, encode_cost
 from pillow_nic.network import GainUnit, Network, NetworkConfig, Width, interpolate
-from pillow_nic.scalability import costs, decode_cost, encode_cost
 
 FULL = NetworkConfig()
 

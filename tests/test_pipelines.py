@@ -1,4 +1,4 @@
-"""The recipes of PIPELINES.md, each run as it stands against the real library.
+"""The recipes of pipelines.md, each run as it stands against the real library.
 
 Needs the extra ``test-pipelines`` and the package installed:
 ``pytest -m pipelines tests/test_pipelines.py``."""
@@ -20,7 +20,7 @@ import pillow_nic
 pytestmark = pytest.mark.pipelines
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parent / "pillow_nic" / "PIPELINES.md").read_text(encoding="utf-8")
+PAGE = (HERE.parent / "pillow_nic" / "docs" / "pipelines.md").read_text(encoding="utf-8")
 RECIPES = {
     f"{title} {number}": code
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
@@ -148,7 +148,7 @@ def test_codecs_are_found_without_an_import() -> None:
 def test_what_is_no_image_is_refused() -> None:
     import numpy as np
 
-    from pillow_nic.chunks import NicChunks
+    from pillow_nic.integrations.numcodecs import NicChunks
 
     codec = NicChunks(quality=0.5)
     for chunk in (np.zeros((8, 8), np.uint16), np.zeros((2, 8, 8, 3), np.uint8), np.zeros(9, np.uint8)):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pillow_nic.cli import _parser, main
+from pillow_nic.bench.main import arguments as bench_arguments
+from pillow_nic.command.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,4 +63,4 @@ def test_the_examples_of_the_command(here: Path) -> None:
 def test_the_options_of_the_benchmark() -> None:
     assert len(bench_lines) == 7
     for line in bench_lines:
-        assert _parser().parse_args(shlex.split(line)[1:]).folder.name in ("kodak", "photo.png")
+        assert bench_arguments(shlex.split(line)[2:]).folder.name in ("kodak", "photo.png")

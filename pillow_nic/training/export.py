@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import codec, container, self_test, weights
+from ..bench.metrics import METRICS, metric_of
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
 from ..integer_net import IntegerHyperSynthesis, quantise
-from ..metrics import METRICS, metric_of
 from ..network import Network
 from ..quality import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward

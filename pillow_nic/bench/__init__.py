@@ -1,0 +1,1 @@
+"""`nic bench`: rate, distortion and speed, beside other codecs. Needs the extra `bench`."""

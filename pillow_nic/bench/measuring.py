@@ -1,0 +1,272 @@
+"""Runs of a codec over pictures: bytes, scores and seconds, all in memory, with the model loaded."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from ..quality import DEFAULT_EFFORT, DEFAULT_TUNE, TUNES
+from .anchors import Point
+from .metrics import METRICS, Curve, metric_of
+
+if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
+    from ..codec import Pixels
+    from ..weights import Model
+
+QUALITIES = [i / 8 for i in range(9)]
+MONOTONE_QUALITIES = [i / 20 for i in range(21)]
+SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
+
+# ------------------------------------------------------------------------------------------------- codecs
+
+
+class Codec(Protocol):
+    """What can be measured: pixels to file bytes and back. ``format`` is Pillow's name for it; ``save``: the
+    options of all points; ``ladder``: those of each."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def save(self) -> Mapping[str, Any]: ...
+    @property
+    def ladder(self) -> Sequence[Mapping[str, Any]]: ...
+    def load(self) -> None: ...
+    def encode(self, pixels: Pixels, param: Mapping[str, Any]) -> bytes: ...
+    def decode(self, data: bytes) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class Nic:
+    """`.nic` at one tune and effort. ``device`` None: the best there is; ``width`` None: the codec's."""
+
+    tune: str = DEFAULT_TUNE
+    effort: int = DEFAULT_EFFORT
+    device: str | None = None
+    width: int | None = None
+    qualities: Sequence[float] = field(default_factory=lambda: QUALITIES)
+
+    @property
+    def name(self) -> str:
+        return f"nic-{self.tune}-e{self.effort}"
+
+    @property
+    def format(self) -> str:
+        return "NIC"
+
+    @property
+    def save(self) -> Mapping[str, Any]:
+        return {"tune": self.tune, "effort": self.effort, "width": self.width}
+
+    @property
+    def ladder(self) -> Sequence[Mapping[str, Any]]:
+        return [{"quality": quality} for quality in self.qualities]
+
+    @property
+    def metric(self) -> str:
+        """What the model was trained for."""
+        return metric_of(self.tune)
+
+    @property
+    def model(self) -> Model:
+        from .. import weights
+
+        return weights.load(TUNES[self.tune], weights.pick_device(self.device))
+
+    def load(self) -> None:
+        _ = self.model
+
+    def encode(self, pixels: Pixels, param: Mapping[str, Any]) -> bytes:
+        from .. import codec
+
+        return codec.encode(pixels, device=self.device, **self.save, **param)
+
+    def decode(self, data: bytes) -> Pixels:
+        from .. import codec
+
+        return codec.decode(data, device=self.device)
+
+    def __str__(self) -> str:
+        import torch
+
+        model = self.model
+        width = self.width or len(model.config.widths)
+        return (
+            f"{self.name}: {model.name} ({model.hash.hex()}) at effort {self.effort}, width {width} of "
+            f"{len(model.config.widths)}, on {model.device}, torch threads: {torch.get_num_threads()}"
+        )
+
+
+def nics(args: argparse.Namespace, qualities: Sequence[float]) -> list[Nic]:
+    """What the options of `nic bench` ask for, for each tune and effort; ``qualities``: if they name none."""
+    chosen = sorted({*(args.qualities or qualities)})
+    tunes = dict.fromkeys(args.tunes or [DEFAULT_TUNE])
+    efforts = sorted({*(args.efforts or [DEFAULT_EFFORT])})
+    return [
+        Nic(tune, effort, args.device, args.width, chosen)
+        for tune, effort in itertools.product(tunes, efforts)
+    ]
+
+
+# ------------------------------------------------------------------------------------- pictures and points
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One picture at one point of a codec. ``size`` is that of the whole file in bytes; seconds are per
+    megapixel."""
+
+    picture: str
+    param: Mapping[str, Any]
+    size: int
+    bpp: float
+    scores: Mapping[str, float]
+    enc_s_per_mp: float
+    dec_s_per_mp: float
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder by name, or the one that is named itself. ValueError if there is none."""
+    suffixes = Image.registered_extensions().keys() - {".nic"}
+    paths = folder.iterdir() if folder.is_dir() else [folder]
+    pictures = sorted(path for path in paths if path.suffix.lower() in suffixes)
+    if not pictures:
+        raise ValueError(f"no pictures in {folder}")
+    return pictures
+
+
+def read(path: Path) -> Pixels:
+    """The picture as RGB pixels, H×W×3."""
+    import numpy as np
+
+    with Image.open(path) as im:
+        return np.array(im.convert("RGB"))
+
+
+def there_and_back(
+    codec: Codec, pixels: Pixels, param: Mapping[str, Any]
+) -> tuple[bytes, Pixels, float, float]:
+    """File bytes, decoded pixels, seconds to encode, seconds to decode."""
+    start = perf_counter()
+    data = codec.encode(pixels, param)
+    between = perf_counter()
+    decoded = codec.decode(data)
+    return data, decoded, between - start, perf_counter() - between
+
+
+def measure(
+    pictures: Iterable[Path], codec: Codec, metrics: Sequence[str] = ("psnr",)
+) -> Iterator[Measurement]:
+    """Encode and decode every picture once at every point, after one run that loads and warms up."""
+    for number, path in enumerate(pictures):
+        pixels = read(path)
+        count = pixels.shape[0] * pixels.shape[1]
+        if not number:
+            there_and_back(codec, pixels, codec.ladder[0])
+        for param in codec.ladder:
+            data, decoded, *seconds = there_and_back(codec, pixels, param)
+            scores = {name: METRICS[name].score(pixels, decoded) for name in metrics}
+            encode, decode = (1e6 * s / count for s in seconds)
+            yield Measurement(path.name, param, len(data), 8 * len(data) / count, scores, encode, decode)
+
+
+def means(measured: Iterable[Measurement], ladder: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """A point for each of the ladder: means over the pictures, but medians of the seconds."""
+    points: list[Point] = []
+    found = list(measured)
+    for param in ladder:
+        runs = [run for run in found if run.param == param]
+        each = {
+            "bpp": [run.bpp for run in runs],
+            **{name: [run.scores[name] for run in runs] for name in runs[0].scores},
+            "enc_s_per_mp": [run.enc_s_per_mp for run in runs],
+            "dec_s_per_mp": [run.dec_s_per_mp for run in runs],
+        }
+        centre = {name: median(v) if name.endswith("_per_mp") else fmean(v) for name, v in each.items()}
+        points.append({"param": dict(param), **centre, "per_image": each})
+    return points
+
+
+def curve(points: Sequence[Point], metric: str) -> Curve:
+    """Rate against a metric, MS-SSIM in dB, for the points that have it."""
+    on_curve = METRICS[metric].on_curve
+    return [(point["bpp"], on_curve(point[metric])) for point in points if metric in point]
+
+
+def falls(measured: Iterable[Measurement]) -> list[str]:
+    """Where, from one quality of a picture to the next, the file does not grow or the PSNR does not rise."""
+    faults = []
+    in_order = sorted(measured, key=lambda m: (m.picture, m.param["quality"]))
+    for a, b in itertools.pairwise(in_order):
+        if a.picture == b.picture:
+            step = f"{a.picture}, quality {a.param['quality']:g} to {b.param['quality']:g}"
+            if b.size <= a.size:
+                faults.append(f"{step}: {a.size} to {b.size} bytes")
+            if b.scores["psnr"] <= a.scores["psnr"]:
+                faults.append(f"{step}: PSNR {a.scores['psnr']:.4f} to {b.scores['psnr']:.4f} dB")
+    return faults
+
+
+# --------------------------------------------------------------------------------------------------- speed
+
+
+def speed(
+    pixels: Pixels, runs: int, quality: float, codec: Codec, side: int
+) -> tuple[list[float], list[float]]:
+    """Seconds per megapixel of each encode and decode of a square that repeats or crops the picture."""
+    import numpy as np
+
+    padding = [(0, max(0, side - n)) for n in pixels.shape[:2]]
+    square = np.pad(pixels, [*padding, (0, 0)], mode="symmetric")[:side, :side]  # mirrored: no false edges
+    param = {"quality": quality}
+    there_and_back(codec, square, param)
+    timed = [there_and_back(codec, square, param)[2:] for _ in progress(range(runs), "run")]
+    return [1e6 * encode / side**2 for encode, _ in timed], [1e6 * decode / side**2 for _, decode in timed]
+
+
+def first_decode(data: bytes, starts: int, device: str | None = None) -> list[float]:
+    """Seconds of a new Python, from its start to its end, that opens a file: imports and weights included."""
+    environment = {**os.environ, **({"NIC_DEVICE": device} if device else {})}
+    code = "import sys, pillow_nic; from PIL import Image; Image.open(sys.argv[1]).load()"
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "picture.nic")
+        file.write_bytes(data)
+        for _ in progress(range(starts), "start"):
+            start = perf_counter()
+            subprocess.run([sys.executable, "-c", code, str(file)], env=environment, check=True)
+            seconds.append(perf_counter() - start)
+    return seconds
+
+
+# ------------------------------------------------------------------------------------------------- showing
+
+
+def progress(items: Any = None, unit: str = "it", total: int | None = None) -> Any:
+    from tqdm import tqdm
+
+    # disable=None: no bar unless stderr is a terminal
+    return tqdm(items, unit=unit, total=total, leave=False, disable=None)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns aligned to the right, the first to the left."""
+    lines = [head, *rows]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        "  ".join([line[0].ljust(first), *(cell.rjust(w) for cell, w in zip(line[1:], others, strict=True))])
+        for line in lines
+    )

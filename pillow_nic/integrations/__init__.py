@@ -1,0 +1,1 @@
+"""`.nic` in libraries that do not go through Pillow: numcodecs, zarr, Willow."""
