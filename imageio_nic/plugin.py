@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from types import EllipsisType
-from typing import IO, Any
+from typing import IO, Any, Unpack
 
 import numpy as np
 from imageio.core.request import URI_BYTES, InitializationError, IOMode, Request
@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from pillow_nic import container
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, TOP_RATE_POINT
+from pillow_nic.options import TOP_RATE_POINT, DecodeKeywords, DecodeOptions, SaveKeywords, chosen_for_save
 
 Array = np.ndarray[Any, Any]
 
@@ -58,33 +58,25 @@ class NicPlugin(PluginV3):
         self,
         *,
         index: int | EllipsisType | None = None,
-        layers: int | None = None,
-        fast: bool = False,
-        region: tuple[int, int, int, int] | None = None,
         mode: str | None = None,
         rotate: bool = False,
-        partial: bool = False,
-        device: str | None = None,
+        **keywords: Unpack[DecodeKeywords],
     ) -> Array:
         """Decode the picture: uint8 H×W, H×W×2, H×W×3 or H×W×4, with a first axis of 1 for ``index=...``.
 
-        ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those
-        layers, less exact and less work. ``region``: only the pixels inside of (left, top, right, bottom).
-        ``mode``: converted to this mode of Pillow's, for example "RGB" or
-        "L", as ``Image.convert`` does, so that other modes can have other types and shapes. ``rotate``:
-        turned as the orientation in its EXIF says. ``partial``: of a cut file, the layers that are whole.
-        ``device``: "cpu", "cuda", "mps" … (default: the environment's NIC_DEVICE, else the best there is).
-        ValueError for values out of range, OSError for damaged data."""
+        ``mode``: converted to this mode of Pillow's, for example "RGB" or "L", as ``Image.convert`` does,
+        so that other modes can have other types and shapes. ``rotate``: turned as the orientation in its
+        EXIF says. The others are the fields of ``pillow_nic.options.DecodeOptions``. ValueError for
+        values out of range, TypeError for unknown options, OSError for damaged data."""
         _check_index(index)
         header, metadata = self._info
-        wanted = _count(layers, header)
+        options = DecodeOptions(**keywords)
+        wanted = header.wanted(options.layers)
         Image._decompression_bomb_check((header.width, header.height))
         tape = self._tape_to(wanted)
         from pillow_nic import codec  # loads torch
 
-        pixels = codec.decode(
-            tape.data, layers=wanted, fast=fast, region=region, device=device, partial=partial
-        )
+        pixels = codec.decode_bytes(tape.data, options)
         if mode is not None or rotate:
             pixels = _transform(pixels, mode, metadata.exif if rotate else None)
         return pixels[np.newaxis] if index is ... else pixels
@@ -95,37 +87,22 @@ class NicPlugin(PluginV3):
         Frame k is ``read(layers=k)``, decoded from the start; ``options`` are those of :meth:`read`. A frame
         comes as soon as the file has been read so far. Of a cut file come the whole layers, then
         TruncatedError; with ``partial`` the frames just end."""
-        for count in range(1, _count(layers, self._info[0]) + 1):
+        for count in range(1, self._info[0].wanted(layers) + 1):
             whole = self._tape_to(count).counter.ends
             if partial and 0 < len(whole) < count:
                 return
             yield self.read(layers=count, **options)
 
     def write(
-        self,
-        ndimage: Any,
-        *,
-        quality: float = DEFAULT_QUALITY,
-        effort: int = DEFAULT_EFFORT,
-        tune: str = DEFAULT_TUNE,
-        layers: int | None = None,
-        width: int | None = None,
-        icc_profile: Any = None,
-        exif: Any = None,
-        xmp: Any = None,
-        dpi: Any = None,
-        comment: Any = None,
-        is_batch: bool | None = None,
-        device: str | None = None,
+        self, ndimage: Any, *, is_batch: bool | None = None, **keywords: Unpack[SaveKeywords]
     ) -> bytes | None:
         """Encode one image; the bytes of the file for the target "<bytes>", else None.
 
         ``ndimage``: uint8 or bool (stored as 0 and 255), H×W or H×W×1 (grey), H×W×2 (grey, alpha), H×W×3 or
         H×W×4; or a list or, with a further first axis, an array of exactly one of these. ``is_batch`` says
         whether the first axis counts images; without it, it does in 4 dimensions, and in 3 if the last one
-        is longer than 4. ``quality``: 0…1, or an int 2…100 as a percentage. ``effort``, ``tune``,
-        ``layers``, ``width``, ``device``: as for ``pillow_nic.encode``. ``icc_profile``, ``exif``, ``xmp``,
-        ``comment``: bytes, for exif also ``PIL.Image.Exif``, for the last two also str; ``dpi``: two numbers.
+        is longer than 4. The options are those of ``Image.save``, unknown ones among them: see
+        ``pillow_nic.NicImagePlugin``.
 
         ValueError or TypeError for what cannot be stored, before the file is opened: one that exists is then
         left as it is. A second image is a ValueError."""
@@ -133,22 +110,11 @@ class NicPlugin(PluginV3):
             raise ValueError("this file is open for reading")
         if self._written:
             raise ValueError("a NIC file holds one image, and this one has been written")
-        pixels = _one_image(ndimage, is_batch)
-        metadata = Metadata.from_save(
-            {}, {"icc_profile": icc_profile, "exif": exif, "xmp": xmp, "dpi": dpi, "comment": comment}
-        )
-        from pillow_nic import codec  # loads torch
+        options = chosen_for_save(keywords)
+        metadata = Metadata.from_save({}, keywords)
+        from pillow_nic import codec, colour  # loads torch
 
-        data = codec.encode(
-            pixels,
-            quality=quality,
-            effort=effort,
-            tune=tune,
-            layers=layers,
-            width=width,
-            metadata=metadata,
-            device=device,
-        )
+        data = codec.encode_pixels(colour.as_pixels(_one_image(ndimage, is_batch)), options, metadata)
         self.request.get_file().write(data)
         self._written = True
         return data if self.request._uri_type == URI_BYTES else None
@@ -237,16 +203,8 @@ def _check_index(index: object) -> None:
         raise ValueError(f"a NIC file holds one image: its index is 0, None or ..., not {index!r}")
 
 
-def _count(layers: int | None, header: Header) -> int:
-    if layers is None:
-        return header.layers
-    if not 1 <= layers <= header.layers:
-        raise ValueError(f"layers must be from 1 to the {header.layers} of this file, not {layers}")
-    return layers
-
-
 def _one_image(ndimage: Any, is_batch: bool | None) -> Array:
-    """The pixels uint8 of the only image, H×W×1 as H×W; ValueError for several images and other types."""
+    """The only image; ValueError for several."""
     images = ndimage if isinstance(ndimage, list | tuple) else np.asarray(ndimage)
     if is_batch is None:
         is_batch = (
@@ -258,14 +216,7 @@ def _one_image(ndimage: Any, is_batch: bool | None) -> Array:
         if len(images) != 1:
             raise ValueError(f"a NIC file holds one image, not {len(images)}")
         images = images[0]
-    pixels = np.asarray(images)
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype != np.uint8:
-        raise ValueError(
-            f"pixels must be uint8 or bool, not {pixels.dtype}: scale them to 0…255 and convert them first"
-        )
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return np.asarray(images)
 
 
 def _transform(pixels: Array, mode: str | None, exif: bytes | None) -> Array:

@@ -11,18 +11,11 @@ A cut file raises TruncatedError (an OSError) that says how many layers are whol
 `ImageFile.LOAD_TRUNCATED_IMAGES` they are shown. `ImageFile.Parser` shows the first layer as soon as it has
 come and sharpens with each that follows.
 
-`Image.save` takes
-    quality      float from 0 to 1 (default 0.5), or an int from 2 to 100 read as a percentage
-    effort       0 or 1 (default): 1 chooses symbols for rate and distortion together
-    tune         "ms-ssim" (default): nearest to what people see; "psnr": least squared error
-    layers       how many layers to write (default: as the model likes)
-    width        the width of the network to encode with, 1 for the narrowest (default: chosen by the quality)
-    icc_profile, exif, xmp, dpi, comment
-                 metadata (default: what `im.info` holds; None or b"" leaves it out)
-and checks all of them and the picture's mode before it writes a byte. (Pillow itself opens the target
-before it calls a plugin: it removes a new file again when the save fails; an existing one is empty by then.)
-
-The environment variable NIC_DEVICE names the device ("cpu", "cuda", "mps", …); without it, the best there is.
+`Image.save` takes the fields of `options.EncodeOptions`, and `icc_profile`, `exif`, `xmp`, `dpi` and
+`comment` (default: what `im.info` holds; None or b"" leaves it out). It checks all of them and the
+picture's mode before it writes a byte. (Pillow itself opens the target before it calls a plugin: it
+removes a new file again when the save fails; an existing one is empty by then.) Options of other formats
+are ignored, as `Image.save` documents; a misspelt one is a warning, and `lossless=True` a ValueError.
 """
 
 from __future__ import annotations
@@ -38,20 +31,14 @@ from . import container
 from .errors import BitstreamError
 from .header import SIGNATURE
 from .metadata import Metadata
-from .quality import (
-    DEFAULT_EFFORT,
-    DEFAULT_QUALITY,
-    DEFAULT_TUNE,
-    TOP_RATE_POINT,
-    parse_effort,
-    parse_quality,
-    parse_tune,
-)
+from .options import TOP_RATE_POINT, DecodeOptions, chosen_for_save
 
 
 class NicImageFile(ImageFile.ImageFile):
     format = "NIC"
     format_description = "Neural image codec"
+    n_frames = 1
+    is_animated = False
 
     _layers: int | None = None
     _fast = False
@@ -63,7 +50,7 @@ class NicImageFile(ImageFile.ImageFile):
             raise SyntaxError("not a NIC file")
         self.fp.seek(self._start)
         header, chunks = container.read_info(self.fp)
-        self._all_layers = header.layers
+        self._header = header
         self._mode = header.mode
         self._size = header.width, header.height
         self.info.update(Metadata.from_chunks(chunks).to_info())
@@ -75,7 +62,7 @@ class NicImageFile(ImageFile.ImageFile):
 
     def _plan(self) -> None:
         # A plain tuple: ImageFile._Tile came with Pillow 11.
-        args = (self._layers or self._all_layers,)
+        args = (self._header.wanted(self._layers),)
         self.tile = [("nic", (0, 0, *self.size), self._start, args)]  # type: ignore[list-item]
 
     @property
@@ -85,8 +72,7 @@ class NicImageFile(ImageFile.ImageFile):
 
     @layers.setter
     def layers(self, layers: int | None) -> None:
-        if (_count("layers", layers) or 1) > self._all_layers:
-            raise ValueError(f"layers must be from 1 to the {self._all_layers} of this file, not {layers}")
+        self._header.wanted(layers)
         self._must_not_be_loaded("layers")
         self._layers = layers
         self._plan()
@@ -122,9 +108,8 @@ class NicImageFile(ImageFile.ImageFile):
         data = self._read()
         from . import codec  # loads torch
 
-        pixels = codec.decode(
-            data, layers=self._layers, fast=self._fast, partial=ImageFile.LOAD_TRUNCATED_IMAGES
-        )
+        options = DecodeOptions(self._layers, self._fast, partial=ImageFile.LOAD_TRUNCATED_IMAGES)
+        pixels = codec.decode_bytes(data, options)
         if pixels.shape[:2] != self.size[::-1]:
             raise BitstreamError("the file has changed since it was opened")
         if self._exclusive_fp:
@@ -138,7 +123,7 @@ class NicImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         self.fp.seek(self._start)
         data = bytearray()
-        container.LayerCounter().read(self.fp, data, self._layers or self._all_layers)
+        container.LayerCounter().read(self.fp, data, self._header.wanted(self._layers))
         return bytes(data)
 
     def verify(self) -> None:
@@ -168,7 +153,7 @@ class NicDecoder(ImageFile.PyDecoder):
         if layers > self._shown:
             from . import codec  # loads torch
 
-            pixels = codec.decode(self._data, layers=layers)
+            pixels = codec.decode_bytes(self._data, DecodeOptions(layers))
             if pixels.shape[:2] != (self.state.ysize, self.state.xsize):
                 raise BitstreamError("the file has changed since it was opened")
             self.set_as_raw(pixels.tobytes())
@@ -176,15 +161,12 @@ class NicDecoder(ImageFile.PyDecoder):
         return (-1 if layers == self._layers else len(buffer)), 0
 
 
-def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
-    """The bytes of a `.nic` file for a Pillow image; `options` as for `Image.save`, all checked first."""
-    quality = parse_quality(options.get("quality", DEFAULT_QUALITY))
-    layers, width = (_count(name, options.get(name)) for name in ("layers", "width"))
-    effort = parse_effort(options.get("effort", DEFAULT_EFFORT))
-    tune = parse_tune(options.get("tune", DEFAULT_TUNE))
+def encode_image(im: Image.Image, keywords: Mapping[str, Any]) -> bytes:
+    """The bytes of a `.nic` file for a Pillow image; `keywords` as for `Image.save`, all checked first."""
+    options = chosen_for_save(keywords)
     if min(im.size) == 0:
         raise ValueError("cannot write empty image as NIC")
-    metadata = Metadata.from_save(im.info, options)
+    metadata = Metadata.from_save(im.info, keywords)
 
     import numpy as np
 
@@ -194,21 +176,12 @@ def encode_image(im: Image.Image, options: Mapping[str, Any]) -> bytes:
 
     from . import codec  # loads torch, which takes seconds: only when nothing above has raised
 
-    return codec.encode(
-        pixels, quality=quality, effort=effort, tune=tune, layers=layers, width=width, metadata=metadata
-    )
+    return codec.encode_pixels(pixels, options, metadata)
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Pillow's save hook."""
     fp.write(encode_image(im, im.encoderinfo))
-
-
-def _count(name: str, value: Any) -> int | None:
-    """An option that is a positive int or None."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError(f"{name} must be a positive int or None, not {value!r}")
 
 
 Image.register_decoder("nic", NicDecoder)

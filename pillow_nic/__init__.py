@@ -12,6 +12,7 @@ Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file
 
 from __future__ import annotations
 
+import mimetypes
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
@@ -19,15 +20,18 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+    from .binary import Source
     from .codec import decode, encode
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
     from .header import Header
+    from .NicImagePlugin import NicImageFile
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BitstreamError",
     "NicError",
+    "NicImageFile",
     "TruncatedError",
     "UnsupportedModelError",
     "WeightsError",
@@ -39,6 +43,8 @@ __all__ = [
     "unregister",
 ]
 
+_MIME = "image/x-nic"
+
 _LAZY = {
     "encode": "codec",
     "decode": "codec",
@@ -47,6 +53,7 @@ _LAZY = {
     "TruncatedError": "errors",
     "UnsupportedModelError": "errors",
     "WeightsError": "errors",
+    "NicImageFile": "NicImagePlugin",
 }
 
 
@@ -65,25 +72,28 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def read_header(source: bytes | bytearray | memoryview | IO[bytes]) -> Header:
-    """The header of a `.nic` file given as bytes or as a binary file; needs neither torch nor numpy.
+def read_header(source: Source) -> Header:
+    """The header of a `.nic` file given as bytes, path or binary file; needs neither torch nor numpy.
 
     `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode
-    with `layers=k`. Of a file that is not whole yet it has the layers that are. BitstreamError (an OSError)
-    for what is no `.nic` file.
+    with `layers=k`. Of a file that is not whole yet it has the layers that are, and `header.needed` says as
+    far as which byte to fetch for the next. BitstreamError (an OSError) for what is no `.nic` file; for the
+    beginning of one that ends in its header, TruncatedError, which has `needed` as well.
     """
+    from .binary import whole
     from .container import parse_header
 
-    return parse_header(source)
+    return parse_header(whole(source))
 
 
-def truncate(data: bytes | bytearray | memoryview, layers: int) -> bytes:
+def truncate(source: Source, layers: int) -> bytes:
     """A `.nic` file of the first `layers` layers, made without decoding: it decodes to the same pixels as
-    `decode(data, layers=layers)`. ValueError if there are not so many; BitstreamError for damaged data.
+    `decode(source, layers=layers)`. ValueError if there are not so many; BitstreamError for damaged data.
     """
+    from .binary import whole
     from .container import truncate
 
-    return truncate(data, layers)
+    return truncate(whole(source), layers)
 
 
 # Pillow's hooks. They load the plugin with the first .nic file that is opened or saved: what it imports,
@@ -107,11 +117,16 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def register() -> None:
-    """Make Pillow open and save `.nic` files. Importing the package does it; again changes nothing."""
+    """Make Pillow open and save `.nic` files, and mimetypes know them. Importing the package does it; again
+    changes nothing."""
     Image.register_open("NIC", _open, _accept)
     Image.register_save("NIC", _save)
     Image.register_extension("NIC", ".nic")
-    Image.register_mime("NIC", "image/x-nic")
+    Image.register_mime("NIC", _MIME)
+    if mimetypes.inited:
+        mimetypes.add_type(_MIME, ".nic")
+    else:  # add_type() would read the system's tables, which takes longer than all of this package
+        mimetypes.types_map[".nic"] = _MIME
 
 
 def unregister() -> None:

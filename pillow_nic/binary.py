@@ -4,6 +4,8 @@ library only."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from .errors import BitstreamError, TruncatedError
@@ -15,9 +17,13 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Readable(Protocol):
-    """The part of a binary file that readers of its first bytes need."""
+    """The part of a binary file that readers need."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+# What a user may give for a file's bytes: the bytes, a path, or a binary file, read from where it stands.
+Source: TypeAlias = Buffer | str | PathLike[str] | Readable
 
 
 class Reader:
@@ -67,9 +73,16 @@ def from_memory(data: Buffer) -> Callable[[int], memoryview]:
 
 
 def reading(source: Buffer | Readable) -> Callable[[int], bytes | memoryview]:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return from_memory(source)
-    return _in_blocks(source.read)
+    return _in_blocks(source.read) if hasattr(source, "read") else from_memory(source)
+
+
+def whole(source: Source) -> Buffer:
+    """All bytes of a source. TypeError for what is none."""
+    if isinstance(source, str | PathLike):
+        return Path(source).read_bytes()
+    if hasattr(source, "read"):
+        return b"".join(iter(lambda: source.read(_BLOCK), b""))
+    return memoryview(source).cast("B")
 
 
 def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:

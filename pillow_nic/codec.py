@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -21,20 +21,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import colour, container, weights
+from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header
 from .metadata import Metadata
 from .network import PATCH
-from .quality import (
-    DEFAULT_EFFORT,
-    DEFAULT_QUALITY,
-    DEFAULT_TUNE,
+from .options import (
     TUNES,
-    parse_effort,
-    parse_quality,
-    parse_tune,
+    DecodeKeywords,
+    DecodeOptions,
+    EncodeOptions,
+    SaveKeywords,
+    near_name,
     rate_point,
+    unknown,
+    whole_number,
 )
 from .tile_coding import Array, decode_tile, encode_tile, read_symbols, write_layers
 from .tiling import Window, tiles
@@ -50,41 +52,56 @@ LEAST_LAYER = 160
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def encode(
-    pixels: Pixels,
-    *,
-    quality: float = DEFAULT_QUALITY,
-    effort: int = DEFAULT_EFFORT,
-    tune: str = DEFAULT_TUNE,
-    layers: int | None = None,
-    width: int | None = None,
-    metadata: Metadata | None = None,
-    model: str | None = None,
-    device: str | None = None,
-) -> bytes:
-    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file.
+def encode(image: Array | Image.Image | Tensor, **keywords: Unpack[SaveKeywords]) -> bytes:
+    """Encode a picture as a ``.nic`` file.
 
-    ``quality`` 0…1, linear in log λ, or an int 2…100 as a percentage. ``effort`` 0: plain rounding; 1:
-    rate–distortion optimised rounding. ``tune``: "ms-ssim", nearest to what people see, or "psnr", least
-    squared error; each has a model, and ``model`` names another one that is installed. ``layers``: how many
-    layers the file has, 1 … number of groups (default: as many as the width carries, without those that would
-    be tiny; one for a picture of up to 16384 pixels). ``width``: width of the networks, 1 … number of widths
-    (default: the narrowest that costs no rate at this quality). ValueError for options or shapes out of
-    range, UnsupportedModelError for a model that is not installed."""
-    point = rate_point(parse_quality(quality))
-    effort, tune = parse_effort(effort), parse_tune(tune)
+    ``image``: an array, uint8 or bool (stored as 0 and 255), H×W or H×W×1 (grey), H×W×2 (grey, alpha),
+    H×W×3 or H×W×4; a PIL image of any mode that ``Image.save`` takes, with its metadata; or a uint8
+    tensor of torch, C×H×W or H×W, on any device. ``icc_profile``, ``exif``, ``xmp``, ``dpi``,
+    ``comment``: metadata, as for ``Image.save``. ValueError or TypeError for options, metadata, shapes
+    and types that cannot be; OSError for modes of more than 8 bits; UnsupportedModelError for a model
+    that is not installed. Options:
+
+    """
+    for name in unknown(keywords):
+        near = near_name(name)
+        raise TypeError(f"encode() has no option {name!r}" + (f": is it {near!r}?" if near else ""))
+    options = EncodeOptions.chosen(keywords)
+    if isinstance(image, Image.Image):
+        metadata = Metadata.from_save(image.info, keywords)
+        return encode_pixels(np.asarray(colour.to_storage(image)), options, metadata)
+    if isinstance(image, Tensor):
+        image = _channels_last(image).cpu().numpy()
+    return encode_pixels(colour.as_pixels(image), options, Metadata.from_save({}, keywords))
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    if tensor.ndim == 3 and tensor.shape[0] <= 4:
+        return tensor.permute(1, 2, 0)
+    if tensor.ndim == 2:
+        return tensor
+    raise ValueError(
+        f"a tensor must have the shape H×W or C×H×W with C from 1 to 4, not {tuple(tensor.shape)}"
+    )
+
+
+def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | None = None) -> bytes:
+    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file; errors as for
+    :func:`encode`."""
     if 0 in pixels.shape[:2]:
         raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
-    loaded = weights.load(TUNES[tune] if model is None else model, weights.pick_device(device))
-    header = _header(loaded, pixels, point, layers, width)
+    loaded = weights.load(options.model or TUNES[options.tune], weights.pick_device(options.device))
+    header = _header(loaded, pixels, options)
     with torch.inference_mode():
         y = _analyse(loaded, colours, header)
-        by_tile = [encode_tile(loaded, y[:, :, *place], header, effort) for _, place in _places(header)]
+        by_tile = [
+            encode_tile(loaded, y[:, :, *place], header, options.effort) for _, place in _places(header)
+        ]
     streams = write_layers(loaded, by_tile, header.layer_ends)
-    if layers is None:
+    if options.layers is None:
         ends = _join_layers(header.layer_ends, streams)
         if ends != header.layer_ends:
             header, streams = replace(header, layer_ends=ends), write_layers(loaded, by_tile, ends)
@@ -99,35 +116,34 @@ def encode(
     return container.dump(Container(header, chunks, streams))
 
 
-def decode(
-    data: bytes | bytearray | memoryview,
-    *,
-    layers: int | None = None,
-    fast: bool = False,
-    region: tuple[int, int, int, int] | None = None,
-    device: str | None = None,
-    partial: bool = False,
-) -> Pixels:
-    """Decode a ``.nic`` file to uint8 pixels in the shape that its mode has: H×W, H×W×2, H×W×3 or H×W×4.
+def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
+    """Decode a ``.nic`` file, given as bytes, path or binary file, to uint8 pixels in the shape that its
+    mode has: H×W, H×W×2, H×W×3 or H×W×4.
 
-    ``layers``: decode only the first so many. ``fast``: with the narrowest network that fits those layers,
-    not the one that the file was encoded with: less work, less exact. ``region``: only the pixels inside of
-    (left, top, right, bottom), as ``Image.crop`` would cut them out, to ±1 level; tiles elsewhere are not
-    decoded. ValueError if it is empty or not all inside of the picture. ``partial``: of a cut file, decode
-    the layers that are whole. TruncatedError for a cut file otherwise; BitstreamError (an OSError, as all of
-    these) for damaged or foreign data; UnsupportedModelError if its model is not installed. More pixels than
-    PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for Image.open."""
-    parsed = container.parse(data, layers=layers, partial=partial)
+    A region is what ``Image.crop`` would cut out, to ±1 level; tiles elsewhere are not decoded.
+    ValueError if it is empty or not all inside the picture. TruncatedError for a truncated file;
+    BitstreamError (an OSError, as all of these) for damaged or foreign data; UnsupportedModelError if its
+    model is not installed. More pixels than PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for
+    Image.open. Options:
+
+    """
+    return decode_bytes(whole(source), DecodeOptions(**keywords))
+
+
+def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
+    """As :func:`decode`."""
+    parsed = container.parse(data, layers=options.layers, partial=options.partial)
     header = parsed.header
-    left, top, right, bottom = region or (0, 0, header.width, header.height)
+    left, top, right, bottom = options.region or (0, 0, header.width, header.height)
     if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
-        raise ValueError(f"region {region} is empty or not inside of {header.width}x{header.height} pixels")
+        size = f"{header.width}x{header.height}"
+        raise ValueError(f"region {options.region} is empty or not inside {size} pixels")
     Image._decompression_bomb_check((header.width, header.height))
-    loaded = _model_for(header, device)
+    loaded = _model_for(header, options.device)
     alpha = None
     if "ALPH" in parsed.chunks:
         alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
-    if fast:
+    if options.fast:
         groups = header.layer_ends[len(parsed.streams) - 1]
         narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= groups)
         header = replace(header, width_index=min(narrow, header.width_index))
@@ -145,7 +161,7 @@ def decode(
     return colour.join(colours, alpha, header.mode)
 
 
-def inspect(data: bytes | bytearray | memoryview, *, device: str | None = None) -> tuple[Array, Array]:
+def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     """What a file's streams hold: the latent ŷ in its natural domain, float32 (C, h, w), and the bits that
     each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
     parsed = container.parse(data)
@@ -160,6 +176,10 @@ def inspect(data: bytes | bytearray | memoryview, *, device: str | None = None) 
         reach = costs.shape[1] // 2
         bits[: len(symbols), *place] = costs[numbers, np.clip(symbols, -reach, reach) + reach]
     return latent, bits
+
+
+encode.__doc__ = f"{encode.__doc__}{EncodeOptions.described()}"
+decode.__doc__ = f"{decode.__doc__}{DecodeOptions.described()}"
 
 
 def _decode_latent(
@@ -184,20 +204,22 @@ def _places(header: Header, window: Window | None = None) -> Iterator[tuple[int,
             yield number, (slice(t.rows.start, t.rows.stop), slice(t.columns.start, t.columns.stop))
 
 
-def _header(model: Model, pixels: Pixels, point: int, layers: int | None, width: int | None) -> Header:
-    config = model.config
-    if width is not None and not 1 <= width <= len(config.widths):
-        raise ValueError(f"width must be from 1 to {len(config.widths)}, not {width}")
-    most = len(config.groups) if width is None else config.widths[width - 1].groups
-    if layers is not None and not 1 <= layers <= most:
-        raise ValueError(f"layers must be from 1 to {most}, not {layers}")
-    width_index = _automatic_width(model, point, layers or 1) if width is None else width - 1
+def _header(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
+    config, point = model.config, rate_point(options.quality)
+    layers, network_width = options.layers, options.network_width
+    if network_width is None:
+        most, width_index = len(config.groups), _automatic_width(model, point, layers or 1)
+    else:
+        width_index = whole_number("network_width", network_width, 1, len(config.widths)) - 1
+        most = config.widths[width_index].groups
+    if layers is not None:
+        whole_number("layers", layers, 1, most)
     groups = config.widths[width_index].groups
-    height, breadth = pixels.shape[:2]
-    count = layers or (1 if height * breadth <= SMALL else groups)
+    height, width = pixels.shape[:2]
+    count = layers or (1 if height * width <= SMALL else groups)
     mode = "L" if pixels.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     ends = (*range(1, count), groups)
-    return Header(mode, breadth, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
+    return Header(mode, width, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
 
 
 def _automatic_width(model: Model, point: int, layers: int) -> int:

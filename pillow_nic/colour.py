@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, WebPImagePlugin, features
@@ -50,6 +51,18 @@ def to_storage(im: Image.Image) -> Image.Image:
     """The picture in its storage mode; the image itself if it has that mode already."""
     mode = storage_mode(im.mode, im.has_transparency_data)
     return im if im.mode == mode else im.convert(mode)
+
+
+def as_pixels(array: Any) -> np.ndarray:
+    """An array as uint8 pixels: bool as 0 and 255, H×W×1 as H×W. ValueError for other types."""
+    pixels = np.asarray(array)
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels must be uint8 or bool, not {pixels.dtype}: scale them to 0…255 and convert them first"
+        )
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
 
 
 def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

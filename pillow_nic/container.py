@@ -29,6 +29,8 @@ DATA_TAG = "DATA"
 # How much is read at once when the end of a layer is looked for, and so at most in vain.
 LAYER_BLOCK = 1 << 14
 
+STREAM_HEAD = 9  # bytes before a payload, at most: its length and CRC
+
 # FORMAT.md gives the reason for each limit.
 MAX_CHUNKS = 64
 MAX_CHUNK_BYTES = 1 << 25
@@ -62,14 +64,15 @@ def dump(container: Container) -> bytes:
     return b"".join([*pieces, *_dump_streams(head, streams)])
 
 
-def parse_header(source: Buffer | Readable) -> Header:
+def parse_header(data: Buffer) -> Header:
     """The header, with the offsets at which the layers end for those that are there as a whole.
 
-    The source may end anywhere behind the header; a file object is read to its end. The CRCs of the streams
-    are left to :func:`parse`."""
-    reader = Reader(reading(source))
+    The data may end anywhere behind the header. The CRCs of the streams are left to :func:`parse`."""
+    reader = Reader(from_memory(data))
     header, _ = take_header(reader)
-    return replace(header, layer_offsets=tuple(_whole_layers(reader, header)[0]))
+    ends, needed = _whole_layers(reader, header)
+    missing = len(ends) < header.layers
+    return replace(header, layer_offsets=tuple(ends), needed=needed + STREAM_HEAD if missing else 0)
 
 
 def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> Container:
@@ -80,9 +83,7 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     """
     reader = Reader(from_memory(data))
     header, seed = take_header(reader)
-    wanted = header.layers if layers is None else layers
-    if not 1 <= wanted <= header.layers:
-        raise ValueError(f"layers must lie between 1 and {header.layers} for this file, not {layers}")
+    wanted = header.wanted(layers)
     chunks = _take_chunks(reader, header)
     streams: list[list[bytes]] = []
     try:

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from .binary import Reader, varint
 from .errors import BitstreamError
+from .options import whole_number
 
 SIGNATURE = b"\x89NIC\r\n\x1a\n"
 VERSION = 1
@@ -47,6 +48,9 @@ class Header:
     model_hash: bytes
     layer_offsets: tuple[int, ...] = field(default=(), compare=False)
     """The byte offset at which each layer ends, as far as whole layers were seen; not written anywhere."""
+    needed: int = field(default=0, compare=False)
+    """With so many bytes of the file the next layer is whole, and the length of the one after it known. (In
+    pictures of several tiles, the next tile of the layer.) 0 when all layers are there."""
 
     @property
     def has_alpha(self) -> bool:
@@ -55,6 +59,10 @@ class Header:
     @property
     def layers(self) -> int:
         return len(self.layer_ends)
+
+    def wanted(self, layers: int | None) -> int:
+        """How many layers ``layers`` asks for: None for all; ValueError for more than there are."""
+        return self.layers if layers is None else whole_number("layers", layers, 1, self.layers)
 
     @property
     def groups(self) -> int:

@@ -9,6 +9,7 @@ out instead. EXIF is passed on as it is, its orientation tag too: pixels are nev
 from __future__ import annotations
 
 import math
+import numbers
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -144,12 +145,12 @@ def _read_exif(name: str, value: Any) -> bytes | None:
 def _read_dpi(name: str, value: Any) -> tuple[float, float] | None:
     if value is None or value == b"":
         return None
-    if isinstance(value, str | bytes):  # "72" would pass as (7, 2)
-        raise TypeError(f"{name} must be two numbers or None, not {value!r}")
     try:
-        x, y = (float(part) for part in value)
+        if isinstance(value, str | bytes):  # "72" would pass as (7, 2)
+            raise TypeError
+        x, y = (float(part) for part in ((value, value) if isinstance(value, numbers.Real) else value))
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be two numbers or None, not {value!r}") from error
+        raise TypeError(f"{name} must be a number, two numbers or None, not {value!r}") from error
     if x == y == 0:
         return None  # how Pillow's JPEG plugin says "not known"
     if not all(math.isfinite(part) and 0.001 <= part <= _MAX_DPI for part in (x, y)):

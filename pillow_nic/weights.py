@@ -20,9 +20,9 @@ from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
 from .integer_net import RATE_POINT_BITS, IntegerHyperSynthesis
 from .network import Network, NetworkConfig
-from .quality import DEFAULT_TUNE, TUNES
+from .options import TUNES, EncodeOptions
 
-DEFAULT_MODEL = TUNES[DEFAULT_TUNE]
+DEFAULT_MODEL = TUNES[EncodeOptions.tune]
 HASH_BYTES = 4
 COST_REACH = 15
 ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value

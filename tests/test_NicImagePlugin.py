@@ -18,7 +18,7 @@ import pillow_nic
 from pillow_nic import codec, container
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.NicImagePlugin import NicImageFile
-from pillow_nic.quality import DEFAULT_TUNE, TUNES
+from pillow_nic.options import TUNES, DecodeOptions, EncodeOptions
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 
@@ -393,13 +393,13 @@ def test_parser_sharpens_layer_by_layer(block: int, mode: str, monkeypatch: pyte
     data = saved(photo(mode), quality=0.7, layers=3) + b"trailing"
     ends = pillow_nic.read_header(data).layer_offsets
     expected = [Image.fromarray(pillow_nic.decode(data, layers=k)).tobytes() for k in (1, 2, 3)]
-    decode, decoded = codec.decode, []
+    decode, decoded = codec.decode_bytes, []
 
-    def counting(data: bytes, **options: Any) -> codec.Pixels:
-        decoded.append(options["layers"])
-        return decode(data, **options)
+    def counting(data: bytes, options: DecodeOptions) -> codec.Pixels:
+        decoded.append(options.layers)
+        return decode(data, options)
 
-    monkeypatch.setattr(codec, "decode", counting)
+    monkeypatch.setattr(codec, "decode_bytes", counting)
     parser, seen_at = ImageFile.Parser(), None
     for start in range(0, len(data), block):
         parser.feed(data[start : start + block])
@@ -459,10 +459,10 @@ def test_parser_of_a_damaged_file(layered: bytes) -> None:
 
 def test_quality_means_what_it_says() -> None:
     im = photo()
-    sizes = [len(saved(im, quality=quality)) for quality in (0, 0.25, 0.5, 0.75, 1)]
+    sizes = [len(saved(im, quality=quality)) for quality in (0, 0.25, 0.5, 0.75, 1.0)]
     assert sizes == sorted(set(sizes))
     assert saved(im) == saved(im, quality=0.5) == saved(im, quality=50)
-    assert saved(im, quality=1) == saved(im, quality=1.0) == saved(im, quality=100)
+    assert saved(im, quality=100.0) == saved(im, quality=1.0) == saved(im, quality=100)
     assert saved(im, quality=85) == saved(im, quality=0.85)
 
 
@@ -475,7 +475,7 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
 def test_tunes_differ_and_are_found_again() -> None:
     im = photo()
     files = {tune: saved(im, tune=tune) for tune in TUNES}
-    assert files[DEFAULT_TUNE] == saved(im)
+    assert files[EncodeOptions.tune] == saved(im)
     assert [opened(data).info["model"] for data in files.values()] == list(TUNES.values())
     differences = [ImageChops.difference(opened(data), im) for data in files.values()]
     squares = dict(zip(TUNES, (ImageStat.Stat(d).rms[1] for d in differences), strict=True))
@@ -486,7 +486,7 @@ def test_layers_and_width() -> None:
     im = photo()
     for layers in (1, 2):
         assert opened(saved(im, quality=0.8, layers=layers)).info["layers"] == layers
-    narrow = saved(im, quality=0.8, width=1)
+    narrow = saved(im, quality=0.8, network_width=1)
     assert narrow != saved(im, quality=0.8)
     assert psnr(opened(narrow), im) > 20
 
@@ -506,12 +506,12 @@ def test_layers_and_width() -> None:
         ({"layers": 0}, ValueError, "layers must be"),
         ({"layers": 1000}, ValueError, "layers must be"),
         ({"layers": 1.5}, ValueError, "layers must be"),
-        ({"width": 0}, ValueError, "width must be"),
-        ({"width": 1000}, ValueError, "width must be"),
-        ({"width": True}, ValueError, "width must be"),
+        ({"network_width": 0}, ValueError, "network_width must be"),
+        ({"network_width": 1000}, ValueError, "network_width must be"),
+        ({"network_width": True}, ValueError, "network_width must be"),
         ({"exif": 5}, TypeError, "exif"),
         ({"icc_profile": "sRGB"}, TypeError, "icc_profile"),
-        ({"dpi": 72}, TypeError, "dpi"),
+        ({"dpi": "72"}, TypeError, "dpi"),
     ],
 )
 def test_wrong_options_are_refused_before_a_byte_is_written(

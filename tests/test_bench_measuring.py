@@ -30,11 +30,11 @@ def measurement(picture: str, quality: float, size: int, psnr: float, seconds: f
 
 
 def test_measure(file: Path) -> None:
-    codec = Nic(effort=0, device="cpu", width=2, qualities=[0.2, 0.8])
+    codec = Nic(effort=0, device="cpu", network_width=2, qualities=[0.2, 0.8])
     low, high = measure([file], codec)
     pixels = np.asarray(Image.open(file))
     for found, quality in ((low, 0.2), (high, 0.8)):
-        data = pillow_nic.encode(pixels, quality=quality, effort=0, width=2, device="cpu")
+        data = pillow_nic.encode(pixels, quality=quality, effort=0, network_width=2, device="cpu")
         assert (found.picture, found.param, found.size) == ("one.png", {"quality": quality}, len(data))
         assert found.bpp == pytest.approx(8 * len(data) / (40 * 24))
         decoded = pillow_nic.decode(data, device="cpu")
@@ -46,7 +46,7 @@ def test_measure(file: Path) -> None:
 def test_tunes_and_efforts_are_those_that_are_asked_for(file: Path) -> None:
     pixels = np.asarray(Image.open(file))
     args = argparse.Namespace(
-        tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu", width=None, qualities=None
+        tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu", network_width=None, qualities=None
     )
     codecs = nics(args, [0.5])
     assert [codec.name for codec in codecs] == [
@@ -100,7 +100,7 @@ def test_curves_have_the_points_that_have_the_metric() -> None:
 def test_speed(file: Path) -> None:
     pixels = measuring.read(file)
     for side in (32, 100):
-        encode, decode = measuring.speed(pixels, 2, 0.5, Nic(device="cpu", width=1), side)
+        encode, decode = measuring.speed(pixels, 2, 0.5, Nic(device="cpu", network_width=1), side)
         assert len(encode) == len(decode) == 2
         assert min(*encode, *decode) > 0
 

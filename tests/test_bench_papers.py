@@ -12,7 +12,7 @@ import pillow_nic
 from pillow_nic.bench.measuring import Nic
 from pillow_nic.bench.papers import EXAMPLES, fit
 from pillow_nic.command.main import main
-from pillow_nic.quality import TOP_RATE_POINT
+from pillow_nic.options import TOP_RATE_POINT
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 

@@ -35,7 +35,7 @@ def run(code: str) -> str:
         "import pillow_nic.hook, pillow_nic.__main__",
         "import pillow_nic.NicImagePlugin",
         "import pillow_nic; pillow_nic.NicError",
-        "import pillow_nic.container, pillow_nic.metadata, pillow_nic.quality, pillow_nic.errors",
+        "import pillow_nic.container, pillow_nic.metadata, pillow_nic.options, pillow_nic.errors",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
@@ -45,7 +45,10 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
 def test_nothing_heavy_is_loaded_to_open_a_file(tmp_path: Path) -> None:
     path = tmp_path / "x.nic"
     Image.new("RGB", (40, 30), "teal").save(path)
-    code = f"import sys, pillow_nic; from PIL import Image; im = Image.open({str(path)!r}); im.verify()"
+    code = f"import sys, pillow_nic; from PIL import Image; im = Image.open({str(path)!r}); im.verify(); "
+    code += (
+        f"header = pillow_nic.read_header({str(path)!r}); pillow_nic.truncate({str(path)!r}, header.layers)"
+    )
     assert run(f"{code}; print(im.size, [m for m in {HEAVY} if m in sys.modules])") == "(40, 30) []"
 
 
@@ -60,7 +63,7 @@ def test_imageio_nic_loads_what_imageio_and_pillow_do_and_nothing_more(tmp_path:
         "print(sorted(new), shape, layers, 'imageio_nic.plugin' in sys.modules, "
         "[m for m in ('torch', 'constriction', 'safetensors', 'tqdm') if m in sys.modules])"
     )
-    assert run(code) == "['imageio_nic', 'pillow_nic'] (30, 40, 3) 1 True []"
+    assert run(code) == "['imageio_nic', 'mimetypes', 'pillow_nic'] (30, 40, 3) 1 True []"
 
 
 def test_import_takes_no_more_than_10_ms() -> None:

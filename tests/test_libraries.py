@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 
 import imageio_nic  # noqa: F401
 import pillow_nic
-from pillow_nic.quality import DEFAULT_QUALITY
+from pillow_nic.options import EncodeOptions
 
 # What other libraries deprecate is not for this package to mend.
 pytestmark = [pytest.mark.pipelines, pytest.mark.filterwarnings("default")]
@@ -160,7 +160,7 @@ def test_datasets_column(here: Path, photo: np.ndarray) -> None:
     np.testing.assert_array_equal(np.asarray(kept[0]["image"]), photo)
     with Image.open(io.BytesIO(Path("photo.nic").read_bytes())) as im:
         encoded = Column().encode_example(im)["bytes"]
-    assert pillow_nic.read_header(encoded).rate_point == round(DEFAULT_QUALITY * 65535)
+    assert pillow_nic.read_header(encoded).rate_point == round(EncodeOptions.quality * 65535)
 
 
 def test_datasets_imagefolder(here: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tiny_model import CONFIG, METADATA, random_network, save_weights, weights_t
 
 from pillow_nic import weights
 from pillow_nic.errors import NicError, UnsupportedModelError, WeightsError
-from pillow_nic.quality import TUNES
+from pillow_nic.options import TUNES
 from pillow_nic.weights import available_models, find, load, pick_device, read
 
 CPU = torch.device("cpu")

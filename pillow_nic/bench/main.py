@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from ..quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, TOP_EFFORT, TUNES, parse_quality
+from ..options import TOP_EFFORT, TUNES, EncodeOptions
 from .anchors import CODECS, PUBLISHED
 from .measuring import (
     MONOTONE_QUALITIES,
@@ -46,7 +46,7 @@ _OPTIONS = (
     "tunes",
     "efforts",
     "qualities",
-    "width",
+    "network_width",
     "metrics",
     "anchors",
     "against",
@@ -54,9 +54,9 @@ _OPTIONS = (
     "plot",
 )
 _ACTIONS = {
-    "papers": ("tunes", "efforts", "width"),
-    "speed": ("tunes", "efforts", "qualities", "width"),
-    "monotone": ("tunes", "efforts", "qualities", "width"),
+    "papers": ("tunes", "efforts", "network_width"),
+    "speed": ("tunes", "efforts", "qualities", "network_width"),
+    "monotone": ("tunes", "efforts", "qualities", "network_width"),
     "layers": ("tunes", "efforts", "qualities"),
     "widths": ("tunes", "efforts", "qualities"),
 }
@@ -81,13 +81,18 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("folder", type=Path, metavar="FOLDER", help="of pictures, or one picture")
     codecs = f"to compare with (default: all; none without a name): {', '.join(CODECS)}"
     add("--codecs", nargs="*", choices=CODECS, metavar="CODEC", help=codecs)
-    tunes = f"of .nic (default: {DEFAULT_TUNE})"
+    tunes = f"of .nic (default: {EncodeOptions.tune})"
     add("--tunes", nargs="+", choices=TUNES, metavar="TUNE", help=tunes)
-    efforts = f"of .nic (default: {DEFAULT_EFFORT})"
+    efforts = f"of .nic (default: {EncodeOptions.effort})"
     add("--efforts", nargs="+", type=int, choices=range(TOP_EFFORT + 1), metavar="N", help=efforts)
     qualities = "of .nic, 0 to 1 (default: nine, 1/8 apart)"
     add("--qualities", nargs="+", type=_quality, metavar="Q", help=qualities)
-    add("--width", type=int, metavar="N", help="network width, 1 for the narrowest (default: the codec's)")
+    add(
+        "--network-width",
+        type=int,
+        metavar="N",
+        help="network width, 1 for the narrowest (default: the codec's)",
+    )
     add("--device", help="cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)")
     metrics = "psnr ms-ssim ssimulacra2; psnr comes with each of the others, which take time (default: all)"
     add("--metrics", nargs="+", type=_metric, metavar="METRIC", help=metrics)
@@ -106,7 +111,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _quality(text: str) -> float:
     try:
-        return parse_quality(float(text))
+        return EncodeOptions(quality=float(text)).quality
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1") from None
 
@@ -144,7 +149,9 @@ def run(args: argparse.Namespace) -> int:
     action = next((name for name in _ACTIONS if getattr(args, name)), "comparison")
     takes = _ACTIONS.get(action, _OPTIONS)
     if wrong := [name for name in _OPTIONS if getattr(args, name) is not None and name not in takes]:
-        raise ValueError(f"--{action} does not take {', '.join('--' + name for name in wrong)}")
+        raise ValueError(
+            f"--{action} does not take {', '.join('--' + name.replace('_', '-') for name in wrong)}"
+        )
     pictures = picture_files(args.folder)
     match action:
         case "speed":
@@ -167,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _speed(args: argparse.Namespace, pictures: list[Path]) -> int:
     pixels = read(pictures[0])
-    codecs = nics(args, [DEFAULT_QUALITY])
+    codecs = nics(args, [EncodeOptions.quality])
     print(*codecs, f"{pictures[0].name}, repeated or cropped, in memory, model loaded", sep="\n")
     print(f"medians of {args.speed} runs, in brackets the least\n")
     rows = []
@@ -176,7 +183,7 @@ def _speed(args: argparse.Namespace, pictures: list[Path]) -> int:
         cells = [f"{median(t):.3f} ({min(t):.3f})" for t in times]
         rows.append([codec.name, f"{side}x{side}", f"{quality:.3f}", *cells])
     print(table(["codec", "picture", "quality", "encode s/MP", "decode s/MP"], rows))
-    data = codecs[0].encode(pixels, {"quality": DEFAULT_QUALITY})
+    data = codecs[0].encode(pixels, {"quality": EncodeOptions.quality})
     seconds = first_decode(data, STARTS, args.device)
     print(
         f"\nfirst decode in a new process, {pixels.shape[1]}x{pixels.shape[0]}, import of torch included: "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from ..quality import DEFAULT_EFFORT, DEFAULT_TUNE, TUNES
+from ..options import TUNES, EncodeOptions
 from .anchors import Point
 from .metrics import METRICS, Curve, metric_of
 
@@ -51,12 +51,12 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Nic:
-    """`.nic` at one tune and effort. ``device`` None: the best there is; ``width`` None: the codec's."""
+    """`.nic` at one tune and effort; None leaves device and network width to the codec."""
 
-    tune: str = DEFAULT_TUNE
-    effort: int = DEFAULT_EFFORT
+    tune: str = EncodeOptions.tune
+    effort: int = EncodeOptions.effort
     device: str | None = None
-    width: int | None = None
+    network_width: int | None = None
     qualities: Sequence[float] = field(default_factory=lambda: QUALITIES)
 
     @property
@@ -69,7 +69,7 @@ class Nic:
 
     @property
     def save(self) -> Mapping[str, Any]:
-        return {"tune": self.tune, "effort": self.effort, "width": self.width}
+        return {"tune": self.tune, "effort": self.effort, "network_width": self.network_width}
 
     @property
     def ladder(self) -> Sequence[Mapping[str, Any]]:
@@ -103,7 +103,7 @@ class Nic:
         import torch
 
         model = self.model
-        width = self.width or len(model.config.widths)
+        width = self.network_width or len(model.config.widths)
         return (
             f"{self.name}: {model.name} ({model.hash.hex()}) at effort {self.effort}, width {width} of "
             f"{len(model.config.widths)}, on {model.device}, torch threads: {torch.get_num_threads()}"
@@ -113,10 +113,10 @@ class Nic:
 def nics(args: argparse.Namespace, qualities: Sequence[float]) -> list[Nic]:
     """What the options of `nic bench` ask for, for each tune and effort; ``qualities``: if they name none."""
     chosen = sorted({*(args.qualities or qualities)})
-    tunes = dict.fromkeys(args.tunes or [DEFAULT_TUNE])
-    efforts = sorted({*(args.efforts or [DEFAULT_EFFORT])})
+    tunes = dict.fromkeys(args.tunes or [EncodeOptions.tune])
+    efforts = sorted({*(args.efforts or [EncodeOptions.effort])})
     return [
-        Nic(tune, effort, args.device, args.width, chosen)
+        Nic(tune, effort, args.device, args.network_width, chosen)
         for tune, effort in itertools.product(tunes, efforts)
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..quality import TOP_RATE_POINT
+from ..options import TOP_RATE_POINT
 from .measuring import Nic, nics, progress, read, table
 from .metrics import METRICS, extra
 

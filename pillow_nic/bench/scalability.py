@@ -24,7 +24,7 @@ from .. import codec
 from ..container import parse_header
 from ..entropy_model import SymbolDecoder, code_groups
 from ..network import Network
-from ..quality import DEFAULT_QUALITY, TOP_RATE_POINT
+from ..options import TOP_RATE_POINT, EncodeOptions
 from .measuring import QUALITIES, SPEED_SIDES, Nic, curve, means, measure, nics, progress, read, speed, table
 from .metrics import METRICS, Curve, bd_rate
 
@@ -180,22 +180,22 @@ def _widths(full_width: Nic, pictures: list[Path]) -> None:
     title = METRICS[metric].title
     print(f"BD-rate ({title}) of files encoded and decoded at the width, against the full one; by itself:")
     print("the quality up to which the encoder takes the width when it is not told\n")
-    settings = [replace(full_width, width=width) for width in range(1, len(model.config.widths) + 1)]
+    settings = [replace(full_width, network_width=width) for width in range(1, len(model.config.widths) + 1)]
     square = read(pictures[0])
-    timed = [speed(square, RUNS, DEFAULT_QUALITY, setting, SPEED_SIDES[0]) for setting in settings]
+    timed = [speed(square, RUNS, EncodeOptions.quality, setting, SPEED_SIDES[0]) for setting in settings]
     network = Network(model.config).eval().requires_grad_(False)
     full: Curve = []
     rows = []
     for setting, times in reversed(list(zip(settings, timed, strict=True))):
-        assert setting.width is not None
-        parts = costs(network, setting.width - 1)
+        assert setting.network_width is not None
+        parts = costs(network, setting.network_width - 1)
         points = means(measure(progress(pictures, "picture"), setting, [metric]), setting.ladder)
         line = curve(points, metric)
         full = full or line
-        limit = model.width_limits[setting.width - 1]
+        limit = model.width_limits[setting.network_width - 1]
         rows.append(
             [
-                str(setting.width),
+                str(setting.network_width),
                 f"{decode_cost(parts) / 1000:.1f}",
                 f"{encode_cost(parts) / 1000:.1f}",
                 f"{median(times[1]):.3f}",

@@ -17,15 +17,7 @@ from PIL import Image, PngImagePlugin
 from .. import __version__, container
 from ..metadata import Metadata
 from ..NicImagePlugin import NicImageFile, encode_image
-from ..quality import (
-    DEFAULT_EFFORT,
-    DEFAULT_QUALITY,
-    DEFAULT_TUNE,
-    TOP_EFFORT,
-    TOP_RATE_POINT,
-    TUNES,
-    parse_quality,
-)
+from ..options import TOP_EFFORT, TOP_RATE_POINT, TUNES, DecodeOptions, EncodeOptions
 from .batch import FILE_ERRORS, Done, Output, complain, find_jobs, find_sources, work
 
 # Formats that Pillow recognises but does not decode itself: not meant when a folder is named.
@@ -73,39 +65,37 @@ def _parser() -> argparse.ArgumentParser:
         help="on the Ray cluster there (auto: the one that runs; local: one for this run), "
         "in N workers (default: one per GPU, else per CPU)",
     )
-    writing.add_argument(
-        "--device", help="cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)"
-    )
+    writing.add_argument("--device", help=EncodeOptions.sentence("device"))
 
     encode = commands.add_parser("encode", parents=[writing], help="pictures that Pillow reads -> .nic")
     encode.add_argument(
         "-q",
         "--quality",
         type=_quality,
-        default=DEFAULT_QUALITY,
-        help="0 to 1, or 2 to 100 percent (default: %(default)s)",
+        default=EncodeOptions.quality,
+        help=EncodeOptions.sentence("quality"),
     )
     encode.add_argument(
         "--effort",
         type=int,
         choices=range(TOP_EFFORT + 1),
-        default=DEFAULT_EFFORT,
-        help="default: %(default)s",
+        default=EncodeOptions.effort,
+        help=EncodeOptions.sentence("effort"),
     )
     encode.add_argument(
         "--tune",
         choices=TUNES,
-        default=DEFAULT_TUNE,
-        help="for what people see, or for the least squared error (default: %(default)s)",
+        default=EncodeOptions.tune,
+        help=EncodeOptions.sentence("tune"),
     )
-    encode.add_argument("--layers", type=int, help="how many layers to write (default: as the model likes)")
-    encode.add_argument("--width", type=int, help="network width, 1 for the narrowest (default: by quality)")
+    encode.add_argument("--layers", type=int, help=EncodeOptions.sentence("layers"))
+    encode.add_argument("--network-width", type=int, help=EncodeOptions.sentence("network_width"))
     encode.add_argument("--psnr", action="store_true", help="decode what was encoded and say its PSNR")
     encode.set_defaults(run=_encode, usage_error=encode.error)
 
     decode = commands.add_parser("decode", parents=[writing], help=".nic -> PNG, or what -o says")
-    decode.add_argument("--layers", type=int, help="decode the first layers only (default: all)")
-    decode.add_argument("--fast", action="store_true", help="with the narrowest network that fits the layers")
+    decode.add_argument("--layers", type=int, help=DecodeOptions.sentence("layers"))
+    decode.add_argument("--fast", action="store_true", help=DecodeOptions.sentence("fast"))
     decode.set_defaults(run=_decode, usage_error=decode.error)
 
     truncate = commands.add_parser(
@@ -133,12 +123,9 @@ def _positive(text: str) -> int:
 
 def _quality(text: str) -> float:
     try:
-        try:
-            return parse_quality(int(text))
-        except ValueError:
-            return parse_quality(float(text))
+        return EncodeOptions(quality=float(text)).quality
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither 0 to 1 nor an int from 2 to 100") from None
+        raise argparse.ArgumentTypeError(f"{text} is neither 0 to 1 nor 2 to 100") from None
 
 
 # --------------------------------------------------------------------------------------------- the commands
@@ -162,7 +149,7 @@ class _Encoding:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    options = {name: getattr(args, name) for name in ("quality", "effort", "tune", "layers", "width")}
+    options = {name: getattr(args, name) for name in ("quality", "effort", "tune", "layers", "network_width")}
     formats = Image.registered_extensions()
     readable = Image.OPEN.keys() - _NO_PICTURES - {"NIC"}
     jobs = find_jobs(args, {suffix for suffix in formats if formats[suffix] in readable}, ".nic")

@@ -10,52 +10,62 @@ again loses again. For zarr's format 3 see `integrations.zarr`."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Unpack
 
 import numpy as np
 from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 
-from ..quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, parse_effort, parse_quality, parse_tune
+from ..options import EncodeKeywords, EncodeOptions
 
 Array = np.ndarray[Any, Any]
 
 
-def encode_chunk(chunk: Array, quality: float, effort: int, tune: str) -> bytes:
-    """The file of a chunk; ValueError for one that is no image of 8 bits per sample."""
-    from .. import codec  # loads torch
+def chunk_options(keywords: EncodeKeywords) -> EncodeOptions:
+    """Those of `pillow_nic.encode`; but nobody reads a chunk layer by layer. ValueError, TypeError."""
+    chosen: EncodeKeywords = {"layers": 1, **keywords}
+    return EncodeOptions(**chosen)
 
-    if chunk.dtype != np.uint8:
-        raise ValueError(f"a chunk stored as .nic must be uint8, not {chunk.dtype}")
+
+def configuration(options: EncodeOptions) -> dict[str, Any]:
+    """What a store keeps of the options; the device is this machine's own."""
+    return {name: value for name, value in asdict(options).items() if value is not None and name != "device"}
+
+
+def encode_chunk(chunk: Array, options: EncodeOptions) -> bytes:
+    """The file of a chunk; ValueError for one that is no image of 8 bits per sample."""
+    from .. import codec, colour  # loads torch
+
     image = chunk
     while image.ndim > 2 and image.shape[0] == 1 and not (image.ndim == 3 and image.shape[2] <= 4):
         image = image[0]
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[..., 0]
-    if image.ndim not in (2, 3) or (image.ndim == 3 and not 2 <= image.shape[2] <= 4):
-        raise ValueError(f"a chunk of shape {chunk.shape} is not one image: H×W, or H×W×1 to H×W×4")
-    return codec.encode(image, quality=quality, effort=effort, tune=tune, layers=1)
+    try:
+        return codec.encode_pixels(colour.as_pixels(image), options)
+    except ValueError as error:
+        raise ValueError(f"a chunk of shape {chunk.shape} is not one image: {error}") from error
 
 
-def decode_chunk(data: bytes) -> Array:
+def decode_chunk(data: bytes, options: EncodeOptions) -> Array:
     """The pixels; BitstreamError for damaged data."""
     from .. import codec  # loads torch
 
-    return codec.decode(data)
+    return codec.decode(data, device=options.device)
 
 
 class NicChunks(Codec):  # type: ignore[misc]
-    """``quality``, ``effort``, ``tune``: as for `pillow_nic.encode`."""
+    """The options are those of `pillow_nic.encode`."""
 
     codec_id = "nic"
 
-    def __init__(
-        self, quality: float = DEFAULT_QUALITY, effort: int = DEFAULT_EFFORT, tune: str = DEFAULT_TUNE
-    ) -> None:
-        self.quality, self.effort, self.tune = parse_quality(quality), parse_effort(effort), parse_tune(tune)
+    def __init__(self, **keywords: Unpack[EncodeKeywords]) -> None:
+        self.options = chunk_options(keywords)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"id": self.codec_id, **configuration(self.options)}
 
     def encode(self, buf: Any) -> bytes:
-        return encode_chunk(np.asarray(buf), self.quality, self.effort, self.tune)
+        return encode_chunk(np.asarray(buf), self.options)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        return ndarray_copy(decode_chunk(ensure_bytes(buf)), out)
+        return ndarray_copy(decode_chunk(ensure_bytes(buf), self.options), out)

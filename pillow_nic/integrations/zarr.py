@@ -9,39 +9,35 @@ name "nic" in the store, once this package is installed."""
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Self, Unpack
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 
-from ..quality import DEFAULT_EFFORT, DEFAULT_QUALITY, DEFAULT_TUNE, parse_effort, parse_quality, parse_tune
-from .numcodecs import decode_chunk, encode_chunk
+from ..options import EncodeKeywords, EncodeOptions
+from .numcodecs import chunk_options, configuration, decode_chunk, encode_chunk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class NicSerializer(ArrayBytesCodec):  # type: ignore[misc]
-    """``quality``, ``effort``, ``tune``: as for `pillow_nic.encode`."""
+    """The options are those of `pillow_nic.encode`."""
 
-    quality: float = DEFAULT_QUALITY
-    effort: int = DEFAULT_EFFORT
-    tune: str = DEFAULT_TUNE
+    options: EncodeOptions
 
     is_fixed_size = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "quality", parse_quality(self.quality))
-        object.__setattr__(self, "effort", parse_effort(self.effort))
-        parse_tune(self.tune)
+    def __init__(self, **keywords: Unpack[EncodeKeywords]) -> None:
+        object.__setattr__(self, "options", chunk_options(keywords))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "nic", "configuration": asdict(self)}
+        return {"name": "nic", "configuration": configuration(self.options)}
 
     def validate(self, *, dtype: Any, **_: Any) -> None:
         """ValueError before anything is written."""
@@ -52,9 +48,9 @@ class NicSerializer(ArrayBytesCodec):  # type: ignore[misc]
         raise NotImplementedError("the size of a .nic file depends on the picture")
 
     async def _encode_single(self, chunk: NDBuffer, spec: ArraySpec) -> Buffer | None:
-        data = await asyncio.to_thread(encode_chunk, chunk.as_numpy_array(), **asdict(self))
+        data = await asyncio.to_thread(encode_chunk, chunk.as_numpy_array(), self.options)
         return spec.prototype.buffer.from_bytes(data)
 
     async def _decode_single(self, data: Buffer, spec: ArraySpec) -> NDBuffer:
-        pixels = await asyncio.to_thread(decode_chunk, data.to_bytes())
+        pixels = await asyncio.to_thread(decode_chunk, data.to_bytes(), self.options)
         return spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(spec.shape))

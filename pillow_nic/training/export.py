@@ -23,7 +23,7 @@ from ..bench.metrics import METRICS, metric_of
 from ..entropy_tables import Table, Tables, gaussian_tables, table_from_pmf
 from ..integer_net import IntegerHyperSynthesis, quantise
 from ..network import Network
-from ..quality import TOP_RATE_POINT, rate_point
+from ..options import TOP_RATE_POINT, rate_point
 from .loss import TrainingModel, forward
 from .train import load_checkpoint, load_recipe, validate, validation_pictures
 

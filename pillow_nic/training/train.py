@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..network import NetworkConfig
-from ..quality import TUNES
+from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .loss import TrainingModel, forward, similarity, structural_distortion
 from .revive import revive

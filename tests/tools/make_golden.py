@@ -35,11 +35,13 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "rgba": (np.dstack([photo[:45, :61], ramp]), {"quality": 0.5}),
         "grey": (photo[:50, :33, 1], {"quality": 0.3, "layers": 3}),
         "grey-alpha": (np.dstack([photo[:45, :61, 0], ramp]), {"quality": 1.0}),
-        "narrow": (photo[:96, :80], {"quality": 0.2, "width": 1, "layers": 2}),
+        "narrow": (photo[:96, :80], {"quality": 0.2, "network_width": 1, "layers": 2}),
         "photo": (photo, {"quality": 0.4}),
         "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
         **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
-        **{f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "width": k}) for k in range(1, 7)},
+        **{
+            f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "network_width": k}) for k in range(1, 7)
+        },
     }
 
 

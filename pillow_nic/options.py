@@ -1,0 +1,228 @@
+"""Answers for every option of encode and decode, once: default, check, sentence; and quality ↔ rate point.
+
+Pillow, imageio, the command, the array functions, numcodecs and zarr pass their keywords on to the two
+classes here. A new option is a field of one of them, a line in the keywords for type checkers (a test
+compares them) and a line in docs/. Standard library only.
+"""
+
+from __future__ import annotations
+
+import numbers
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What the weights were trained for, and the model that was: its name in a file says which.
+TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
+TOP_EFFORT = 1
+
+# The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
+TOP_RATE_POINT = 65535
+
+
+def rate_point(quality: float) -> int:
+    """The header's 16-bit integer for a quality in [0, 1]."""
+    return round(quality * TOP_RATE_POINT)
+
+
+# ------------------------------------------------------------------------------------------------- checks
+
+
+def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
+    """A Python or numpy integer as int; ValueError, which names the range, for everything else."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        number = int(value)
+        if least <= number and (most is None or number <= most):
+            return number
+    end = "" if most is None else f" to {most}"
+    raise ValueError(f"{name} must be a whole number from {least}{end}, not {value!r}")
+
+
+def _quality(name: str, value: object) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number: Any = value  # type checkers know of no order among numbers.Real
+        if 0 <= number <= 1:
+            if number == 1 and isinstance(value, numbers.Integral):
+                warnings.warn(
+                    f"{name}={value} is the best quality, as 1.0 is; 1 percent is {name}=0.01", stacklevel=2
+                )
+            return float(number)
+        if 2 <= number <= 100:
+            return float(number / 100)
+    raise ValueError(f"{name} must be a number from 0 to 1 or from 2 to 100 (percent), not {value!r}")
+
+
+def _effort(name: str, value: object) -> int:
+    return whole_number(name, value, 0, TOP_EFFORT)
+
+
+def _tune(name: str, value: object) -> str:
+    if isinstance(value, str) and value in TUNES:
+        return value
+    raise ValueError(f"{name} must be {' or '.join(map(repr, TUNES))}, not {value!r}")
+
+
+def _count(name: str, value: object) -> int | None:
+    return None if value is None else whole_number(name, value, 1)
+
+
+def _text(name: str, value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    return bool(value)
+
+
+def _region(name: str, value: Any) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    try:
+        left, top, right, bottom = map(operator.index, value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be (left, top, right, bottom) in pixels, not {value!r}") from None
+    return left, top, right, bottom
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def _option(default: object, check: Callable[[str, Any], object], sentence: str) -> Any:
+    return field(default=default, metadata={"check": check, "sentence": sentence})
+
+
+@dataclass(frozen=True)
+class _Options:
+    """ValueError when it is made with a value out of range."""
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = option.metadata["check"](option.name, getattr(self, option.name))
+            object.__setattr__(self, option.name, value)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [option.name for option in fields(cls)]
+
+    @classmethod
+    def sentence(cls, name: str) -> str:
+        """What the option means: the text of the command's help and of the docstrings."""
+        return next(str(option.metadata["sentence"]) for option in fields(cls) if option.name == name)
+
+    @classmethod
+    def described(cls) -> str:
+        """All options, for a docstring."""
+        return "\n".join(f"    {name}: {cls.sentence(name)}" for name in cls.names())
+
+    @classmethod
+    def chosen(cls, keywords: Mapping[str, Any]) -> Self:
+        """The options among the keywords."""
+        return cls(**{name: keywords[name] for name in cls.names() if name in keywords})
+
+
+@dataclass(frozen=True)
+class EncodeOptions(_Options):
+    """How a picture is encoded; ValueError for values out of range."""
+
+    quality: float = _option(
+        0.5, _quality, "a number from 0 to 1, or from 2 to 100 read as percent (default: 0.5)"
+    )
+    effort: int = _option(
+        1,
+        _effort,
+        "0 rounds to the nearest symbol, 1 weighs rate against distortion; decoding takes the same time "
+        "(default: 1)",
+    )
+    tune: str = _option(
+        "ms-ssim",
+        _tune,
+        '"ms-ssim" for what people see, "psnr" for the least squared error (default: ms-ssim)',
+    )
+    layers: int | None = _option(
+        None, _count, "how many layers to write (default: as many as the picture is worth)"
+    )
+    network_width: int | None = _option(
+        None, _count, "width of the networks, 1 for the narrowest (default: by quality)"
+    )
+    model: str | None = _option(None, _text, "the name of an installed model (default: that of the tune)")
+    device: str | None = _option(
+        None, _text, "cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)"
+    )
+
+
+@dataclass(frozen=True)
+class DecodeOptions(_Options):
+    """How a picture is decoded; ValueError for values out of range."""
+
+    layers: int | None = _option(None, _count, "decode the first so many layers only (default: all)")
+    fast: bool = _option(
+        False, _flag, "use the narrowest network that has these layers: less exact, less work (default: no)"
+    )
+    region: tuple[int, int, int, int] | None = _option(
+        None, _region, "decode only the pixels inside (left, top, right, bottom) (default: all)"
+    )
+    partial: bool = _option(
+        False, _flag, "of a truncated file, decode the layers that are whole (default: TruncatedError)"
+    )
+    device: str | None = _option(None, _text, EncodeOptions.sentence("device"))
+
+
+# ------------------------------------------------------------------- keywords: for type checkers, and unknown
+
+
+class EncodeKeywords(TypedDict, total=False):
+    quality: float
+    effort: int
+    tune: str
+    layers: int | None
+    network_width: int | None
+    model: str | None
+    device: str | None
+
+
+class SaveKeywords(EncodeKeywords, total=False):
+    """With the metadata (`metadata.py`)."""
+
+    icc_profile: bytes | None
+    exif: bytes | Image.Exif | None
+    xmp: bytes | str | None
+    dpi: float | tuple[float, float] | None
+    comment: bytes | str | None
+
+
+class DecodeKeywords(TypedDict, total=False):
+    layers: int | None
+    fast: bool
+    region: tuple[int, int, int, int] | None
+    partial: bool
+    device: str | None
+
+
+def chosen_for_save(keywords: Mapping[str, Any]) -> EncodeOptions:
+    """The options among the keywords of a save in Pillow or imageio, where one set of keywords often serves
+    several formats: what is not known is ignored, but a UserWarning names the option that a misspelt one
+    comes near."""
+    for name in unknown(keywords):
+        # "mode", which imageio's other plugins take, is no misspelling of "model".
+        if (near := near_name(name)) and name != "mode":
+            warnings.warn(f"there is no option {name!r}, and it is ignored: is it {near!r}?", stacklevel=2)
+    return EncodeOptions.chosen(keywords)
+
+
+def unknown(keywords: Mapping[str, Any]) -> Iterable[str]:
+    """The names that mean nothing to a save; ValueError for lossless=True, which must not be ignored."""
+    if keywords.get("lossless"):
+        raise ValueError(".nic is lossy: it cannot be saved with lossless=True")
+    return (name for name in keywords if name not in SaveKeywords.__annotations__ and name != "lossless")
+
+
+def near_name(name: str) -> str | None:
+    """The option of a save that is spelt nearly so."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name.lower(), SaveKeywords.__annotations__, 1, 0.8)), None)

@@ -1,0 +1,45 @@
+"""The pictures that tests share: crops of one photograph, and how far two pictures are apart."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PHOTO = Path(__file__).parent / "data" / "photo.png"
+
+
+@cache
+def _photo() -> Image.Image:
+    with Image.open(PHOTO) as im:
+        return im.convert("RGB")
+
+
+def photo(mode: str = "RGB", size: tuple[int, int] = (208, 144), shift: int = 0) -> Image.Image:
+    """A crop of the photograph; its alpha, if the mode has one, is a gradient."""
+    im = _photo().crop((shift + 100, 60, shift + 100 + size[0], 60 + size[1]))
+    if mode.endswith("A"):
+        im.putalpha(Image.linear_gradient("L").resize(size))
+    return im.convert(mode)
+
+
+def pixels(mode: str = "RGB", size: tuple[int, int] = (208, 144)) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """:func:`photo` as an array."""
+    return np.array(photo(mode, size))
+
+
+def saved(im: Image.Image, **options: Any) -> bytes:
+    """The bytes of a `.nic` file."""
+    file = io.BytesIO()
+    im.save(file, "NIC", **options)
+    return file.getvalue()
+
+
+def psnr(first: Any, second: Any) -> float:
+    """Of two pictures or arrays of equal shape, in dB."""
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    return float(10 * np.log10(255**2 / np.square(difference).mean()))
