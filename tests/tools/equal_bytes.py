@@ -1,6 +1,6 @@
 """The README's picture: one crop of a photograph as JPEG, WebP, AVIF and `.nic`, each file of the same size.
 
-    python tests/tools/equal_bytes.py photo.png --quality 0.3 --crop 210,95,150,170 -o equal-bytes.png
+    python tests/tools/equal_bytes.py valid03.png -o weights/equal-bytes.png
 
 The other codecs get the lowest quality at which the whole picture takes at least as many bytes as the `.nic`
 file. Prints the settings and the bytes."""
@@ -54,8 +54,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--quality", type=float, default=0.3)
-    parser.add_argument("--crop", default="210,95,150,170", help="left,top,width,height")
+    parser.add_argument("--quality", type=float, default=0.35)
+    parser.add_argument("--crop", default="195,128,160,165", help="left,top,width,height")
     parser.add_argument("-o", "--output", type=Path, default=Path("equal-bytes.png"))
     args = parser.parse_args()
     with Image.open(args.picture) as im:
