@@ -19,17 +19,28 @@ def _photo() -> Image.Image:
         return im.convert("RGB")
 
 
-def photo(mode: str = "RGB", size: tuple[int, int] = (208, 144), shift: int = 0) -> Image.Image:
-    """A crop of the photograph; its alpha, if the mode has one, is a gradient."""
-    im = _photo().crop((shift + 100, 60, shift + 100 + size[0], 60 + size[1]))
+def photo(
+    mode: str = "RGB", size: tuple[int, int] = (208, 144), corner: tuple[int, int] = (60, 60)
+) -> Image.Image:
+    """A piece of the photograph, by default larger than what is stored in a single layer; its alpha, if the
+    mode has one, is a gradient."""
+    left, top = corner
+    im = _photo().crop((left, top, left + size[0], top + size[1]))
     if mode.endswith("A"):
         im.putalpha(Image.linear_gradient("L").resize(size))
     return im.convert(mode)
 
 
-def pixels(mode: str = "RGB", size: tuple[int, int] = (208, 144)) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def pixels(
+    mode: str = "RGB", size: tuple[int, int] = (208, 144), corner: tuple[int, int] = (60, 60)
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """:func:`photo` as an array."""
-    return np.array(photo(mode, size))
+    return np.array(photo(mode, size, corner))
+
+
+def whole_photo() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """384×512×3."""
+    return pixels(size=_photo().size, corner=(0, 0))
 
 
 def saved(im: Image.Image, **options: Any) -> bytes:

@@ -66,13 +66,13 @@ def test_imageio_nic_loads_what_imageio_and_pillow_do_and_nothing_more(tmp_path:
     assert run(code) == "['imageio_nic', 'mimetypes', 'pillow_nic'] (30, 40, 3) 1 True []"
 
 
-def test_import_takes_no_more_than_10_ms() -> None:
+def test_import_takes_a_third_of_what_pillow_takes() -> None:
+    """That is 10 ms where PIL.Image takes 30: of processor time, which does not count other processes."""
     code = (
-        "import time, PIL.Image; start = time.perf_counter(); import pillow_nic; "
-        "print(time.perf_counter() - start)"
+        "from time import process_time as now; start = now(); import PIL.Image; between = now(); "
+        "import pillow_nic; print((now() - between) / (between - start))"
     )
-    # The best of several: the others measure what else the machine was doing.
-    assert min(float(run(code)) for _ in range(7)) < 0.010
+    assert min(float(run(code)) for _ in range(5)) < 1 / 3
 
 
 def test_register_and_unregister_are_idempotent() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 from PIL import Image, ImageFile
 
@@ -40,8 +41,7 @@ SIZE = (128, 96)
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    with Image.open(HERE / "data" / "photo.png") as im:
-        photo = im.convert("RGB").crop((100, 60, 228, 156))
+    photo = pictures.photo(size=(128, 96), corner=(100, 60))
     photo.save(folder / "photo.png")
     photo.save(folder / "photo.nic", quality=QUALITY)
     return folder

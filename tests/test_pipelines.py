@@ -13,8 +13,8 @@ import tarfile
 import textwrap
 from pathlib import Path
 
+import pictures
 import pytest
-from PIL import Image
 
 import pillow_nic
 
@@ -104,8 +104,7 @@ assert thumbnail.size == (64, 48) and np.abs(np.asarray(thumbnail, float) - np.a
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with what the page says there is."""
-    with Image.open(HERE / "data" / "photo.png") as im:
-        photo = im.convert("RGB").crop((100, 60, 228, 156))
+    photo = pictures.photo(size=(128, 96), corner=(100, 60))
     photo.save(tmp_path / "photo.png")
     photo.save(tmp_path / "photo.nic", quality=0.7)
     for name in ("cats/one.nic", "cats/two.nic", "dogs/one.nic"):
@@ -172,6 +171,6 @@ def test_what_is_no_image_is_refused() -> None:
     data = codec.encode(np.full((1, 1, 8, 9, 3), 90, np.uint8))
     assert pillow_nic.read_header(data).layers == 1
     assert codec.decode(data).shape == (8, 9, 3)
-    assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1, "tune": "ms-ssim"}
+    assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1, "tune": "ms-ssim", "layers": 1}
     with pytest.raises(pillow_nic.BitstreamError):
         codec.decode(data[:-1] + b"?")
