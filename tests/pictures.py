@@ -1,8 +1,10 @@
-"""The pictures that tests share: crops of one photograph, and how far two pictures are apart."""
+"""What tests share: pieces of one photograph, how far two pictures are apart, and a fresh Python."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,3 +56,9 @@ def psnr(first: Any, second: Any) -> float:
     """Of two pictures or arrays of equal shape, in dB."""
     difference = np.asarray(first, float) - np.asarray(second, float)
     return float(10 * np.log10(255**2 / np.square(difference).mean()))
+
+
+def python_says(code: str) -> str:
+    """What a program in a Python of its own prints; it must end well."""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -12,7 +12,8 @@ import pictures
 import pytest
 from PIL import Image, JpegImagePlugin, features
 
-from pillow_nic.bench.anchors import CODECS, load_published
+from pillow_nic.bench.anchors import load_published
+from pillow_nic.bench.codecs import CODECS
 from pillow_nic.bench.metrics import METRICS, psnr
 
 

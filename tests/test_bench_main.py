@@ -16,9 +16,9 @@ from pictures import photo
 from PIL import Image
 
 import pillow_nic
-from pillow_nic.bench import anchors, comparison
+from pillow_nic.bench import anchors, codecs, comparison
 from pillow_nic.bench import main as benchmark
-from pillow_nic.bench.anchors import PillowCodec
+from pillow_nic.bench.codecs import PillowCodec
 from pillow_nic.bench.comparison import compare
 from pillow_nic.bench.measuring import Measurement
 from pillow_nic.command.main import main
@@ -47,7 +47,7 @@ def anchors_file(file: Path, images: list[str]) -> Path:
 def shorten(monkeypatch: pytest.MonkeyPatch, name: str, *values: Any) -> None:
     """Leave a codec these qualities."""
     ladder = [{"quality": value} for value in values]
-    monkeypatch.setitem(anchors.CODECS, name, replace(anchors.CODECS[name], ladder=ladder))
+    monkeypatch.setitem(codecs.CODECS, name, replace(codecs.CODECS[name], ladder=ladder))
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,7 +13,9 @@ from PIL import Image
 
 import pillow_nic
 from pillow_nic.bench import measuring
-from pillow_nic.bench.measuring import Measurement, Nic, falls, means, measure, nics
+from pillow_nic.bench.codecs import Nic
+from pillow_nic.bench.measuring import Measurement, falls, means, measure
+from pillow_nic.bench.settings import Settings
 
 
 @pytest.fixture
@@ -54,10 +54,7 @@ def test_measure(file: Path) -> None:
 
 def test_tunes_and_efforts_are_those_that_are_asked_for(file: Path) -> None:
     pixels = np.asarray(Image.open(file))
-    args = argparse.Namespace(
-        tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu", network_width=None, qualities=None
-    )
-    codecs = nics(args, [0.5])
+    codecs = Settings(file, tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu").nics([0.5])
     assert [codec.name for codec in codecs] == [
         "nic-psnr-e0",
         "nic-psnr-e1",
@@ -116,8 +113,6 @@ def test_speed(file: Path) -> None:
 
 
 def test_first_decode(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = os.pathsep.join((str(Path(pillow_nic.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
-    monkeypatch.setenv("PYTHONPATH", path)  # the new Python finds the same pillow_nic as this one
     data = pillow_nic.encode(measuring.read(file), quality=0.5, device="cpu")
     ticks = itertools.accumulate(itertools.cycle((10, 4)))
     monkeypatch.setattr(measuring, "perf_counter", lambda: next(ticks))

@@ -8,7 +8,7 @@ import pytest
 from pictures import photo, pixels
 
 import pillow_nic
-from pillow_nic.bench.measuring import Nic
+from pillow_nic.bench.codecs import Nic
 from pillow_nic.bench.papers import EXAMPLES, fit
 from pillow_nic.command.main import main
 from pillow_nic.options import TOP_RATE_POINT

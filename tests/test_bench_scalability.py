@@ -12,7 +12,7 @@ from PIL import Image
 
 import pillow_nic
 from pillow_nic.bench import scalability
-from pillow_nic.bench.measuring import Nic
+from pillow_nic.bench.codecs import Nic
 from pillow_nic.bench.scalability import Prefix, layers_that_do_not_sharpen, prefixes, rate_at
 from pillow_nic.command.main import main
 
