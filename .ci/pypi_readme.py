@@ -1,5 +1,5 @@
-"""The README as the package's description: a package index has neither the pages nor the pictures that its relative
-links name, so a link becomes its text and its path, and a picture what its alternative text says.
+"""The README as the package's description. A package index has neither the pages nor the pictures that the
+README's relative links name, so a link becomes its text and its path, and a picture its alternative text.
 
 Once the project has an address, the paths can become links again, here alone."""
 
