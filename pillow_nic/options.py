@@ -256,4 +256,4 @@ def near_name(name: str) -> str | None:
     """The option of a save that is spelt nearly so."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name.lower(), SaveKeywords.__annotations__, 1, 0.8)), None)
+    return next(iter(get_close_matches(name.lower(), SaveKeywords.__annotations__, 1, 0.85)), None)

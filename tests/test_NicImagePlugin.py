@@ -95,6 +95,19 @@ def test_sizes_and_modes_come_back(mode: str, size: tuple[int, int]) -> None:
         assert back.getchannel("A").tobytes() == im.getchannel("A").tobytes()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+@pytest.mark.parametrize("size", [(4, 4), (208, 144)])
+def test_a_file_opened_by_its_path_shows_its_own_pixels(
+    tmp_path: Path, mode: str, size: tuple[int, int]
+) -> None:
+    # Pillow maps a file of raw pixels into memory when it knows its name.
+    file = tmp_path / "x.nic"
+    photo(mode, size).save(file)
+    expected = pillow_nic.decode(file)
+    with Image.open(file) as im:
+        assert (np.asarray(im) == expected).all()
+
+
 def test_grey_is_grey() -> None:
     back = opened(saved(photo("L"), quality=0.8))
     assert back.mode == "L"
