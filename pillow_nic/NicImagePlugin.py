@@ -72,9 +72,9 @@ class NicImageFile(ImageFile.ImageFile):
 
     @layers.setter
     def layers(self, layers: int | None) -> None:
-        self._header.wanted(layers)
+        wanted = self._header.wanted(layers)
         self._must_not_be_loaded("layers")
-        self._layers = layers
+        self._layers = None if layers is None else wanted
         self._plan()
 
     @property
