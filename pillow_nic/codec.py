@@ -61,7 +61,6 @@ def encode(image: Array | Image.Image | Tensor, **keywords: Unpack[SaveKeywords]
     ``comment``: metadata, as for ``Image.save``. ValueError or TypeError for options, metadata, shapes
     and types that cannot be; OSError for modes of more than 8 bits; UnsupportedModelError for a model
     that is not installed. Options:
-
     """
     for name in unknown(keywords):
         near = near_name(name)
@@ -127,7 +126,6 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
     BitstreamError (an OSError, as all of these) for damaged or foreign data; UnsupportedModelError if its
     model is not installed. More pixels than PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for
     Image.open. Options:
-
     """
     return decode_bytes(whole(source), DecodeOptions(**keywords))
 
@@ -187,8 +185,8 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     return latent, bits
 
 
-encode.__doc__ = f"{encode.__doc__}{EncodeOptions.described()}"
-decode.__doc__ = f"{decode.__doc__}{DecodeOptions.described()}"
+encode.__doc__ = f"{encode.__doc__}\n{EncodeOptions.described()}"
+decode.__doc__ = f"{decode.__doc__}\n{DecodeOptions.described()}"
 
 
 def _threads(model: Model, threads: int | None) -> int:

@@ -18,8 +18,6 @@ from .binary import Buffer, Readable, Reader, from_memory, reading, varint
 from .errors import BitstreamError, TruncatedError
 from .header import Header, dump_header, header_faults, take_header
 
-MIME = "image/x-nic"
-
 # In the order in which they are written. ALPH is the only critical chunk and the last one, so that a reader
 # of metadata can stop before it.
 METADATA_TAGS = ("iccp", "exif", "xmpp", "phys", "text")

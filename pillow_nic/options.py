@@ -127,8 +127,10 @@ class _Options:
 
     @classmethod
     def sentence(cls, name: str) -> str:
-        """What the option means: the text of the command's help and of the docstrings."""
-        return next(str(option.metadata["sentence"]) for option in fields(cls) if option.name == name)
+        """What the option means, and its default: the text of the command's help and of the docstrings."""
+        option = next(option for option in fields(cls) if option.name == name)
+        plain = option.default is None or option.default is False
+        return str(option.metadata["sentence"]) + ("" if plain else f" (default: {option.default})")
 
     @classmethod
     def described(cls) -> str:
@@ -145,19 +147,16 @@ class _Options:
 class EncodeOptions(_Options):
     """How a picture is encoded; ValueError for values out of range."""
 
-    quality: float = _option(
-        0.5, _quality, "a number from 0 to 1, or from 2 to 100 read as percent (default: 0.5)"
-    )
+    quality: float = _option(0.5, _quality, "a number from 0 to 1, or from 2 to 100 read as percent")
     effort: int = _option(
         1,
         _effort,
-        "0 rounds to the nearest symbol, 1 weighs rate against distortion; decoding takes the same time "
-        "(default: 1)",
+        "0 rounds to the nearest symbol, 1 weighs rate against distortion; decoding takes the same time",
     )
     tune: str = _option(
         "ms-ssim",
         _tune,
-        '"ms-ssim" for what people see, "psnr" for the least squared error (default: ms-ssim)',
+        '"ms-ssim" for what people see, "psnr" for the least squared error',
     )
     layers: int | None = _option(
         None, _count, "how many layers to write (default: as many as the picture is worth)"
@@ -182,7 +181,7 @@ class DecodeOptions(_Options):
 
     layers: int | None = _option(None, _count, "decode the first so many layers only (default: all)")
     fast: bool = _option(
-        False, _flag, "use the narrowest network that has these layers: less exact, less work (default: no)"
+        False, _flag, "use the narrowest network that has these layers: less exact, less work"
     )
     region: tuple[int, int, int, int] | None = _option(
         None, _region, "decode only the pixels inside (left, top, right, bottom) (default: all)"
@@ -190,12 +189,9 @@ class DecodeOptions(_Options):
     reduce: int = _option(
         1,
         _reduce,
-        "2, 4, 8 or 16: decode at that fraction of the size, sides rounded up, for a part of the work "
-        "(default: 1, the full size)",
+        "2, 4, 8 or 16: decode at that fraction of the size, sides rounded up, for a part of the work",
     )
-    partial: bool = _option(
-        False, _flag, "of a truncated file, decode the layers that are whole (default: TruncatedError)"
-    )
+    partial: bool = _option(False, _flag, "of a truncated file, decode the layers that are whole")
     device: str | None = _option(None, _text, EncodeOptions.sentence("device"))
     threads: int | None = _option(None, _count, EncodeOptions.sentence("threads"))
 

@@ -152,10 +152,6 @@ def test_any_buffer(kind: type) -> None:
     assert all(type(payload) is bytes for row in parse(data).streams for payload in row)
 
 
-def test_mime() -> None:
-    assert nic.MIME == "image/x-nic"
-
-
 # ---------------------------------------------------------------------------------------------- round trips
 
 
