@@ -150,7 +150,7 @@ class NicImageFile(ImageFile.ImageFile):
             self.fp.close()
         self.fp = io.BytesIO(pixels.tobytes())
         self._exclusive_fp = True
-        # One argument: with three, Pillow would map the file that the name says into memory, not these pixels.
+        # One argument: with three, Pillow would map the file of that name into memory, not these pixels.
         self.tile = [("raw", (0, 0, *self.size), 0, (self.mode,))]  # type: ignore[list-item]
 
     def _read(self, layers: int) -> bytes:

@@ -38,7 +38,7 @@ from .options import (
     unknown,
     whole_number,
 )
-from .tile_coding import Array, decode_tile, encode_tile, read_symbols, write_layers
+from .tile_coding import Array, TileSymbols, decode_tile, encode_tile, read_symbols, write_layers
 from .tiling import Tile, Window, pieces, tiles
 from .weights import Model
 
@@ -93,14 +93,8 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
     loaded = weights.load(options.model or TUNES[options.tune], weights.pick_device(options.device))
-    header = _header(loaded, pixels, options)
-    threads = _threads(loaded, options.threads)
-    y = _analyse(loaded, colours, header, threads)
-    by_tile = workers.each(
-        lambda place: encode_tile(loaded, y[:, :, *place[1]], header, options.effort),
-        _places(header),
-        threads,
-    )
+    header = header_for(loaded, pixels, options)
+    by_tile = symbols_of(loaded, colours, header, options)
     streams = write_layers(loaded, by_tile, header.layer_ends)
     if options.layers is None:
         ends = _join_layers(header.layer_ends, streams)
@@ -115,6 +109,17 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     if alpha is not None:
         chunks["ALPH"] = colour.encode_alpha(alpha)
     return container.dump(Container(header, chunks, streams))
+
+
+def symbols_of(model: Model, colours: Pixels, header: Header, options: EncodeOptions) -> list[TileSymbols]:
+    """Colours H×W×3 → the symbols of each tile."""
+    threads = _threads(model, options.threads)
+    y = _analyse(model, colours, header, threads)
+
+    def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
+        return encode_tile(model, y[:, :, *numbered[1]], header, options.effort)
+
+    return workers.each(encode, _places(header), threads)
 
 
 def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
@@ -224,7 +229,8 @@ def _places(header: Header, window: Window | None = None) -> Iterator[tuple[int,
             yield number, tile.own
 
 
-def _header(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
+def header_for(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
+    """The header of a file of these pixels, as far as it is known before they are encoded."""
     config, point = model.config, rate_point(options.quality)
     layers, network_width = options.layers, options.network_width
     if network_width is None:

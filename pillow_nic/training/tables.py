@@ -39,10 +39,10 @@ def table_from_pmf(pmf: npt.ArrayLike, lo: int) -> Table:
     right = int(np.searchsorted(np.cumsum(p[::-1]), TAIL, side="right"))
     stop = max(p.size - right, min(mode + 2, p.size))
     kept = p[start:stop]
-    return Table(_frequencies(np.concatenate([[max(1 - kept.sum(), 0.0)], kept])), lo - start)
+    return Table(frequencies(np.concatenate([[max(1 - kept.sum(), 0.0)], kept])), lo - start)
 
 
-def _frequencies(p: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+def frequencies(p: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     """Integers of at least 1 and sum 2**16 for ``p``: round, then settle the difference where it does the
     mean code length −Σ p·log f most good or least harm."""
     if p.size > TOTAL // 2:
