@@ -1,6 +1,6 @@
 """Answers for the file layout: chunks and streams to bytes and back, limits, checksums (FORMAT.md).
 
-    signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 0: tile 0, tile 1, … | layer 1: … | …
+    signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 1: tile 1, tile 2, … | layer 2: … | …
 
 Nothing here knows what a stream means. Every length and count is checked against its limit before anything of
 that size is allocated, and every byte that is given back has passed its CRC-32. Standard library only.

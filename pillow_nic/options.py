@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -23,6 +24,8 @@ TOP_EFFORT = 1
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
 TOP_RATE_POINT = 65535
+
+_LIBRARIES = ("PIL", "imageio", "imageio_nic", "pillow_nic")  # not the caller whom a warning means
 
 
 def rate_point(quality: float) -> int:
@@ -48,9 +51,7 @@ def _quality(name: str, value: object) -> float:
         number: Any = value  # type checkers know of no order among numbers.Real
         if 0 <= number <= 1:
             if number == 1 and isinstance(value, numbers.Integral):
-                warnings.warn(
-                    f"{name}={value} is the best quality, as 1.0 is; 1 percent is {name}=0.01", stacklevel=2
-                )
+                _warn(f"{name}={value} is the best quality, as 1.0 is; 1 percent is {name}=0.01")
             return float(number)
         if 2 <= number <= 100:
             return float(number / 100)
@@ -87,6 +88,14 @@ def _region(name: str, value: Any) -> tuple[int, int, int, int] | None:
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be (left, top, right, bottom) in pixels, not {value!r}") from None
     return left, top, right, bottom
+
+
+def _warn(message: str) -> None:
+    """A UserWarning that shows the line from which Pillow, imageio or this package was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -210,7 +219,7 @@ def chosen_for_save(keywords: Mapping[str, Any]) -> EncodeOptions:
     for name in unknown(keywords):
         # "mode", which imageio's other plugins take, is no misspelling of "model".
         if (near := near_name(name)) and name != "mode":
-            warnings.warn(f"there is no option {name!r}, and it is ignored: is it {near!r}?", stacklevel=2)
+            _warn(f"there is no option {name!r}, and it is ignored: is it {near!r}?")
     return EncodeOptions.chosen(keywords)
 
 

@@ -8,19 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 from PIL import Image, JpegImagePlugin, features
 
-from pillow_nic.bench.anchors import CODECS, load_published
+from pillow_nic.bench.anchors import load_published
+from pillow_nic.bench.codecs import CODECS
 from pillow_nic.bench.metrics import METRICS, psnr
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    with Image.open(PHOTO) as im:
-        return np.array(im.convert("RGB").crop((60, 60, 187, 156)))  # odd width
+    return pictures.pixels(size=(127, 96))  # odd width
 
 
 @pytest.mark.parametrize("name", CODECS)

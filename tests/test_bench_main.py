@@ -12,23 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import photo
 from PIL import Image
 
 import pillow_nic
-from pillow_nic.bench import anchors, comparison
+from pillow_nic.bench import anchors, codecs, comparison
 from pillow_nic.bench import main as benchmark
-from pillow_nic.bench.anchors import PillowCodec
+from pillow_nic.bench.codecs import PillowCodec
 from pillow_nic.bench.comparison import compare
 from pillow_nic.bench.measuring import Measurement
 from pillow_nic.command.main import main
 
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 POINTS = [(0.1, 24.0, 0.8, 10.0), (0.4, 30.0, 0.95, 50.0), (1.6, 36.0, 0.99, 80.0), (6.4, 44.0, 0.999, 95.0)]
 
 
 def picture(folder: Path, width: int = 240, height: int = 225, name: str = "one.png") -> np.ndarray:
-    with Image.open(PHOTO) as im:
-        crop = im.convert("RGB").crop((60, 60, 60 + width, 60 + height))
+    crop = photo(size=(width, height))
     folder.mkdir(exist_ok=True)
     crop.save(folder / name)
     return np.asarray(crop)
@@ -48,7 +47,7 @@ def anchors_file(file: Path, images: list[str]) -> Path:
 def shorten(monkeypatch: pytest.MonkeyPatch, name: str, *values: Any) -> None:
     """Leave a codec these qualities."""
     ladder = [{"quality": value} for value in values]
-    monkeypatch.setitem(anchors.CODECS, name, replace(anchors.CODECS[name], ladder=ladder))
+    monkeypatch.setitem(codecs.CODECS, name, replace(codecs.CODECS[name], ladder=ladder))
 
 
 @pytest.fixture

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import photo, pixels
 
 import pillow_nic
-from pillow_nic.bench.measuring import Nic
+from pillow_nic.bench.codecs import Nic
 from pillow_nic.bench.papers import EXAMPLES, fit
 from pillow_nic.command.main import main
 from pillow_nic.options import TOP_RATE_POINT
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
-
-
-def crop(width: int, height: int) -> np.ndarray:
-    with Image.open(PHOTO) as im:
-        return np.asarray(im.convert("RGB").crop((60, 60, 60 + width, 60 + height)))
 
 
 def test_the_figures() -> None:
@@ -40,25 +32,25 @@ def test_the_figures() -> None:
 
 
 def test_fit_is_the_last_rate_point_below() -> None:
-    pixels, codec = crop(72, 56), Nic(device="cpu")
+    picture, codec = pixels(size=(72, 56)), Nic(device="cpu")
     for size in (250, 800):
-        quality, data = fit(pixels, size, codec)
-        assert data == pillow_nic.encode(pixels, quality=quality, device="cpu")
+        quality, data = fit(picture, size, codec)
+        assert data == pillow_nic.encode(picture, quality=quality, device="cpu")
         point = pillow_nic.read_header(data).rate_point
-        larger = pillow_nic.encode(pixels, quality=(point + 1) / TOP_RATE_POINT, device="cpu")
+        larger = pillow_nic.encode(picture, quality=(point + 1) / TOP_RATE_POINT, device="cpu")
         assert len(data) <= size < len(larger)
         assert len(data) > 0.98 * size
-    assert fit(pixels, 10**6, codec)[0] == 1
+    assert fit(picture, 10**6, codec)[0] == 1
     with pytest.raises(ValueError, match="the smallest file has"):
-        fit(pixels, 20, codec)
+        fit(picture, 20, codec)
 
 
 def test_papers_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIC_DEVICE", "cpu")
-    Image.fromarray(crop(192, 176)).save(tmp_path / "kodim04.png")
-    Image.fromarray(crop(40, 40)).save(tmp_path / "another.png")
+    photo(size=(192, 176)).save(tmp_path / "kodim04.png")
+    photo(size=(40, 40)).save(tmp_path / "another.png")
     assert main(["bench", str(tmp_path), "--papers", "--efforts", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("kodim04 ")]

@@ -7,23 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import photo
 from PIL import Image
 
 import pillow_nic
 from pillow_nic.bench import scalability
-from pillow_nic.bench.measuring import Nic
+from pillow_nic.bench.codecs import Nic
 from pillow_nic.bench.scalability import Prefix, layers_that_do_not_sharpen, prefixes, rate_at
 from pillow_nic.command.main import main
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One picture, just large enough for layers."""
     where = tmp_path_factory.mktemp("pictures")
-    with Image.open(PHOTO) as im:
-        im.convert("RGB").crop((60, 60, 236, 222)).save(where / "one.png")
+    photo(size=(176, 162)).save(where / "one.png")
     return where
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pictures import PHOTO
 from PIL import Image, features
 
 from pillow_nic import colour
 from pillow_nic.errors import BitstreamError
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 planes = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24))
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import whole_photo
 
 from pillow_nic import codec, tile_coding, weights
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing was tried on one")
 @pytest.mark.parametrize("quality", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(("maker", "reader"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
 def test_files_cross_between_cpu_and_cuda(maker: str, reader: str, quality: float) -> None:
-    pixels = np.array(Image.open(PHOTO).convert("RGB"))
+    pixels = whole_photo()
     data = codec.encode(pixels, quality=quality, device=maker)
     for layers in (1, None):
         here = codec.decode(data, layers=layers, device=maker).astype(int)
@@ -30,7 +26,7 @@ def test_files_cross_between_cpu_and_cuda(maker: str, reader: str, quality: floa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing was tried on one")
 def test_symbols_are_decoded_on_the_cpu_whatever_the_device() -> None:
-    pixels = np.array(Image.open(PHOTO).convert("RGB"))
+    pixels = whole_photo()
     data = codec.encode(pixels, quality=0.5, device="cuda")
     parsed = codec.container.parse(data)
     streams = [layer[0] for layer in parsed.streams]
@@ -43,7 +39,7 @@ def test_symbols_are_decoded_on_the_cpu_whatever_the_device() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_any_number_of_threads(threads: int) -> None:
     before = torch.get_num_threads()
-    data = codec.encode(np.array(Image.open(PHOTO).convert("RGB"))[:200, :300], quality=0.5, device="cpu")
+    data = codec.encode(whole_photo()[:200, :300], quality=0.5, device="cpu")
     expected = codec.decode(data, device="cpu").astype(int)
     torch.set_num_threads(threads)
     try:
@@ -57,7 +53,7 @@ def test_any_number_of_threads(threads: int) -> None:
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # what flags() itself sets back
 @pytest.mark.parametrize("enabled", [False, True])
 def test_with_and_without_onednn(enabled: bool) -> None:
-    data = codec.encode(np.array(Image.open(PHOTO).convert("RGB"))[:200, :300], quality=0.5, device="cpu")
+    data = codec.encode(whole_photo()[:200, :300], quality=0.5, device="cpu")
     expected = codec.decode(data, device="cpu").astype(int)
     with torch.backends.mkldnn.flags(enabled=enabled):
         difference = np.abs(codec.decode(data, device="cpu") - expected)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from PIL import Image
+from pictures import psnr, whole_photo
 
 from pillow_nic import codec
 from pillow_nic.entropy_model import RateDistortionRounding
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 
 def test_takes_the_cheaper_of_the_two_integers() -> None:
@@ -41,12 +37,9 @@ def test_costs_are_those_of_the_tables() -> None:
 
 
 def test_smaller_files_at_little_loss() -> None:
-    pixels = np.array(Image.open(PHOTO).convert("RGB"))[:192, :256]
+    pixels = whole_photo()[:192, :256]
     plain, chosen = (codec.encode(pixels, quality=0.5, effort=effort) for effort in (0, 1))
     assert len(chosen) < len(plain)
 
-    def psnr(data: bytes) -> float:
-        return float(10 * np.log10(255**2 / np.square(codec.decode(data).astype(float) - pixels).mean()))
-
-    assert psnr(plain) - 1 < psnr(chosen)
+    assert psnr(codec.decode(plain), pixels) - 1 < psnr(codec.decode(chosen), pixels)
     assert codec.encode(pixels, quality=0.5) == chosen

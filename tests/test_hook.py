@@ -222,9 +222,9 @@ def test_it_costs_the_start_of_python_less_than_a_millisecond() -> None:
         import sys, time
         line, times = {line!r}, []
         for _ in range(9):
-            start = time.perf_counter()
+            start = time.process_time()
             exec(line)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
             del sys.meta_path[0]
         print(min(times))
     """

@@ -15,27 +15,15 @@ import numpy as np
 import pytest
 from imageio.config import extension_list, known_extensions, known_plugins
 from imageio.core.request import InitializationError, Request
+from pictures import PHOTO, psnr
+from pictures import pixels as photo
 from PIL import Image
 
 import imageio_nic
 import pillow_nic
 from imageio_nic.plugin import NicPlugin
 
-PHOTO = Path(__file__).parent / "data" / "photo.png"
 SHAPE = (144, 208)
-
-
-def photo(mode: str = "RGB") -> np.ndarray:
-    """A piece of the photo, larger than the pictures that are stored in a single layer."""
-    with Image.open(PHOTO) as im:
-        piece = im.crop((60, 60, 60 + SHAPE[1], 60 + SHAPE[0]))
-    if mode in ("LA", "RGBA"):
-        piece.putalpha(Image.linear_gradient("L").resize(SHAPE[::-1]))
-    return np.array(piece.convert(mode))
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((first.astype(float) - second) ** 2)))
 
 
 def exif(orientation: int) -> Image.Exif:

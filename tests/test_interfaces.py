@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import user_program
-from pictures import PHOTO, photo, pixels, saved
+from pictures import PHOTO, photo, pixels, python_says, saved
 from PIL import Image
 
 import pillow_nic
@@ -199,8 +197,7 @@ def test_mimetypes_know_the_format() -> None:
         f"import pillow_nic, mimetypes; {ask}",
         f"import mimetypes; mimetypes.init(); import pillow_nic; {ask}",
     ):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout == "image/x-nic .nic\n"
+        assert python_says(code) == "image/x-nic .nic"
 
 
 def test_one_frame(file: Path) -> None:

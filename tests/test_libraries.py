@@ -8,15 +8,21 @@ import io
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 from PIL import Image, ImageFile
 
@@ -36,8 +42,7 @@ SIZE = (128, 96)
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    with Image.open(HERE / "data" / "photo.png") as im:
-        photo = im.convert("RGB").crop((100, 60, 228, 156))
+    photo = pictures.photo(size=(128, 96), corner=(100, 60))
     photo.save(folder / "photo.png")
     photo.save(folder / "photo.nic", quality=QUALITY)
     return folder
@@ -112,7 +117,7 @@ def rows() -> dict[str, str]:
 
 
 def test_every_row_of_the_table_is_a_test_here() -> None:
-    assert len(rows()) == 17
+    assert len(rows()) == 22
     tests = {name for name in globals() if name.startswith("test_")} - {
         "test_every_row_of_the_table_is_a_test_here"
     }
@@ -383,3 +388,113 @@ def test_imagefile_parser(here: Path, photo: np.ndarray) -> None:
     for start in range(0, len(data), 100):
         parser.feed(data[start : start + 100])
     np.testing.assert_array_equal(np.asarray(parser.close()), photo)
+
+
+def recipe(title: str) -> str:
+    """The page's only recipe of that title."""
+    match = re.search(rf"^## {title}\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert match
+    return match[1]
+
+
+def test_timm(here: Path, photo: np.ndarray) -> None:
+    from timm.data import create_dataset
+    from timm.data.readers import add_img_extensions, del_img_extensions
+
+    with pytest.raises(RuntimeError, match="Found 0 images"):
+        create_dataset("", root="photos")
+    add_img_extensions(".nic")
+    try:
+        found = create_dataset("", root="photos")
+    finally:
+        del_img_extensions(".nic")
+    assert [label for _, label in found] == [0, 0, 1]
+    np.testing.assert_array_equal(np.asarray(found[0][0]), photo)
+
+
+def test_keras(here: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    np.testing.assert_array_equal(np.asarray(keras.utils.load_img("photo.nic")), photo)
+    keras.utils.save_img("copy.nic", photo, scale=False)
+    assert near(pillow_nic.decode(Path("copy.nic").read_bytes()), photo)
+    with pytest.raises(ValueError, match="No images found"):
+        keras.utils.image_dataset_from_directory("photos")
+
+
+def test_sphinx(here: Path, photo: np.ndarray) -> None:
+    Path("text").mkdir()
+    shutil.copy("photo.nic", "text/photo.nic")
+    Path("text/index.rst").write_text("Title\n=====\n\n.. image:: photo.nic\n")
+    for conf, result in (("", "photo.nic"), (recipe("Sphinx"), "photo.png")):
+        Path("text/conf.py").write_text(conf)
+        command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "text", result + "-html"]
+        subprocess.run(command, check=True, timeout=300)
+        assert f'src="_images/{result}"' in Path(result + "-html", "index.html").read_text()
+    with Image.open("photo.png-html/_images/photo.png") as im:
+        np.testing.assert_array_equal(np.asarray(im), photo)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_thumbor(here: Path, photo: np.ndarray, known: bool) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    Path("thumbor.conf").write_text(
+        (recipe("thumbor") if known else "")
+        + "LOADER = 'thumbor.loaders.file_loader'\nFILE_LOADER_ROOT_PATH = '.'\n"
+        + "STORAGE = 'thumbor.storages.no_storage'\nALLOW_UNSAFE_URL = True\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "thumbor.server",
+        "-i",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-c",
+        "thumbor.conf",
+    ]
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/healthcheck").close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        if not known:
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(f"{address}/unsafe/64x48/photo.nic")
+            return
+        for path, name in (("64x48", "JPEG"), ("64x48/filters:format(png)", "PNG")):
+            with urllib.request.urlopen(f"{address}/unsafe/{path}/photo.nic") as answer:
+                im = Image.open(io.BytesIO(answer.read()))
+            assert (im.format, im.size) == (name, (64, 48))
+            assert near(im, photo)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_office(here: Path) -> None:
+    from docx import Document
+    from docx.image.exceptions import UnrecognizedImageError
+    from openpyxl import Workbook
+    from openpyxl.drawing.image import Image as Drawing
+    from pptx import Presentation
+
+    with pytest.raises(UnrecognizedImageError):
+        Document().add_picture("photo.nic")
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    with pytest.raises(ValueError, match="unsupported image format"):
+        slide.shapes.add_picture("photo.nic", 0, 0)
+    book = Workbook()
+    book.active.add_image(Drawing("photo.nic"))
+    book.save("book.xlsx")
+    with zipfile.ZipFile("book.xlsx") as parts:
+        assert "xl/media/image1.nic" in parts.namelist()

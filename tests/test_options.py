@@ -213,8 +213,9 @@ def save_with_imageio(path: Path, **keywords: Any) -> None:
 def test_pillow_and_imageio_treat_unknown_options_alike(save: Any, tmp_path: Path) -> None:
     plain, other = tmp_path / "plain.nic", tmp_path / "other.nic"
     save(plain, quality=0.3)
-    with pytest.warns(UserWarning, match="is it 'effort'"):
+    with pytest.warns(UserWarning, match="is it 'effort'") as caught:
         save(other, quality=30.0, optimize=True, progressive=True, subsampling=0, method=6, speed=4, efort=0)
+    assert [warning.filename for warning in caught] == [__file__]
     assert other.read_bytes() == plain.read_bytes()
     with pytest.raises(ValueError, match="lossy"):
         save(tmp_path / "lossless.nic", lossless=True)

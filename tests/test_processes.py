@@ -13,23 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import photo, saved
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import pillow_nic
-
-PHOTO = Path(__file__).parent / "data" / "photo.png"
-
-
-def photo(size: tuple[int, int] = (208, 144), shift: int = 0) -> Image.Image:
-    with Image.open(PHOTO) as im:
-        return im.convert("RGB").crop((shift, 60, shift + size[0], 60 + size[1]))
-
-
-def saved(im: Image.Image, quality: float = 0.5) -> bytes:
-    file = io.BytesIO()
-    im.save(file, "NIC", quality=quality)
-    return file.getvalue()
 
 
 def decoded(data: bytes) -> bytes:
@@ -39,7 +27,7 @@ def decoded(data: bytes) -> bytes:
 
 
 def encoded(shift: int) -> bytes:
-    return saved(photo(shift=shift))
+    return saved(photo(corner=(shift, 60)))
 
 
 def off(first: bytes, second: bytes) -> int:
@@ -64,7 +52,7 @@ class Files(Dataset[np.ndarray]):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_parent_that_has_used_the_codec(method: str) -> None:
     # Large enough for torch to use its threads, which a fork does not take along.
-    data = saved(photo((512, 300)))
+    data = saved(photo(size=(512, 300), corner=(0, 60)))
     expected = decoded(data)
     with multiprocessing.get_context(method).Pool(2) as pool:
         results = pool.map_async(decoded, [data] * 4).get(timeout=120)
@@ -96,7 +84,7 @@ def test_an_opened_image_goes_to_another_process() -> None:
 
 
 def test_eight_images_in_eight_threads() -> None:
-    images = [photo(shift=20 * i) for i in range(8)]
+    images = [photo(corner=(20 * i, 60)) for i in range(8)]
     files = [saved(im) for im in images]
     expected = [decoded(file) for file in files]
     with ThreadPoolExecutor(8) as pool:
@@ -105,7 +93,7 @@ def test_eight_images_in_eight_threads() -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    data = saved(photo((32, 32)))
+    data = saved(photo(size=(32, 32)))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a picture only waits for the others
 
@@ -124,7 +112,7 @@ def test_memory_does_not_grow() -> None:
 
 def test_opening_and_not_loading_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "x.nic"
-    path.write_bytes(saved(photo((64, 48))))
+    path.write_bytes(saved(photo(size=(64, 48))))
     for _ in range(3000):  # more than a process may have files open
         Image.open(path).close()
         pillow_nic.read_header(path.read_bytes())

@@ -5,7 +5,6 @@ the form of an anchors file (anchors.py), so that one version of a model can be 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -19,24 +18,28 @@ from PIL import Image
 
 from .. import __version__
 from . import rd_plot
-from .anchors import CODECS, Point, load_published
-from .measuring import QUALITIES, Codec, curve, means, measure, nics, progress, table
+from .anchors import Point, load_published
+from .codecs import CODECS, QUALITIES, Codec
+from .measuring import curve, means, measure, progress, table
 from .metrics import ANCHOR_RATES, METRICS, BdRate, bd_rate, extra
+from .settings import Settings
 
 Comparison = dict[str, dict[str, BdRate | str]]  # codec → metric → how .nic compares, or why there is none
 
 
-def comparison(args: argparse.Namespace, pictures: list[Path]) -> int:
+def comparison(settings: Settings, pictures: list[Path]) -> int:
     """The action of `nic bench`. 1 if a codec failed on a picture: it is left out, the others go on."""
-    metrics = [name for name in METRICS if name == "psnr" or name in (args.metrics or METRICS)]
-    ours = nics(args, QUALITIES)
-    others = [CODECS[name] for name in dict.fromkeys(CODECS if args.codecs is None else args.codecs)]
+    metrics = [name for name in METRICS if name == "psnr" or name in (settings.metrics or METRICS)]
+    ours = settings.nics(QUALITIES)
+    others = [CODECS[name] for name in dict.fromkeys(CODECS if settings.codecs is None else settings.codecs)]
     codecs: list[Codec] = [*ours, *others]
     names = [codec.name for codec in codecs]
-    published = load_published(args.anchors, pictures, args.against, names) if args.anchors else {}
+    published = (
+        load_published(settings.anchors, pictures, settings.against, names) if settings.anchors else {}
+    )
     compares = len(codecs) + len(published) > 1
-    _check_before(pictures, codecs, metrics, compares=compares, plots=bool(args.plot))
-    title = f"{len(pictures)} pictures of {args.folder.name}"
+    _check_before(pictures, codecs, metrics, compares=compares, plots=bool(settings.plot))
+    title = f"{len(pictures)} pictures of {settings.folder.name}"
     print(f"{title}, one run each, in memory, model loaded; {os.cpu_count()} cores")
     print("bpp of whole files; means over the pictures, of seconds medians\n", *codecs, "", sep="\n")
     measured, failed = _measure_all(pictures, codecs, metrics)
@@ -52,18 +55,18 @@ def comparison(args: argparse.Namespace, pictures: list[Path]) -> int:
         print("smaller; over: the interval that both curves reach; of: how much it is of the other's")
         for name, rows in compared.items():
             print("", _table_of_bd_rates(name, rows, metrics), sep="\n")
-    if args.json:
+    if settings.json:
         content = {
-            "dataset": args.folder.name,
+            "dataset": settings.folder.name,
             "images": [path.name for path in pictures],
             "metrics": {name: METRICS[name].implementation for name in metrics},
             "environment": {"pillow_nic": __version__, "cores": os.cpu_count()},
             "codecs": {c.name: _described(c, measured[c.name]) for c in codecs if c.name in measured},
             "bd_rate": compared,
         }
-        args.json.write_text(json.dumps(content, indent=1, default=asdict) + "\n", encoding="utf-8")
-    if args.plot:
-        rd_plot.paint(args.plot, metrics, measured, published, title)
+        settings.json.write_text(json.dumps(content, indent=1, default=asdict) + "\n", encoding="utf-8")
+    if settings.plot:
+        rd_plot.paint(settings.plot, metrics, measured, published, title)
     for name, reason in failed.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
     return int(bool(failed))

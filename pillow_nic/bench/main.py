@@ -6,7 +6,7 @@
     nic bench kodak/ --papers
     nic bench photo.png --speed 7
 
-Needs the extra `bench`. comparison.py says what is compared and how, anchors.py the other codecs' settings.
+Needs the extra `bench`. comparison.py says what is compared and how, codecs.py at which settings.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from statistics import median
 
 from ..options import TOP_EFFORT, TUNES, EncodeOptions
-from .anchors import CODECS, PUBLISHED
+from .anchors import PUBLISHED
+from .codecs import CODECS
 from .measuring import (
     MONOTONE_QUALITIES,
     SPEED_SIDES,
     falls,
     first_decode,
     measure,
-    nics,
     picture_files,
     progress,
     read,
@@ -36,6 +36,7 @@ from .measuring import (
 )
 from .metrics import METRICS
 from .rd_plot import SUFFIXES
+from .settings import Settings
 
 DESCRIPTION = "Rate, distortion and speed, beside other codecs."
 STARTS = 5
@@ -64,17 +65,17 @@ _ACTIONS = {
 
 def main(argv: Sequence[str]) -> int:
     """Run `nic bench`; 0 if all went well, 1 if a check or a codec failed, 2 for wrong usage."""
-    args = arguments(argv)
-    if args.device:
-        os.environ["NIC_DEVICE"] = args.device
+    settings = arguments(argv)
+    if settings.device:
+        os.environ["NIC_DEVICE"] = settings.device
     try:
-        return run(args)
+        return run(settings)
     except (ImportError, OSError, ValueError) as error:
         print(f"nic bench: {error}", file=sys.stderr)
         return 2
 
 
-def arguments(argv: Sequence[str]) -> argparse.Namespace:
+def arguments(argv: Sequence[str]) -> Settings:
     """The options of `nic bench`, nothing heavy loaded."""
     parser = argparse.ArgumentParser(prog="nic bench", description=DESCRIPTION)
     add = parser.add_argument
@@ -106,7 +107,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     instead.add_argument("--monotone", action="store_true", help="check that bytes and PSNR always rise")
     instead.add_argument("--layers", action="store_true", help="what each layer costs and brings")
     instead.add_argument("--widths", action="store_true", help="what each network width costs and brings")
-    return parser.parse_args(argv)
+    return Settings(**vars(parser.parse_args(argv)))
 
 
 def _quality(text: str) -> float:
@@ -143,48 +144,49 @@ def _plot_file(text: str) -> Path:
     return path
 
 
-def run(args: argparse.Namespace) -> int:
+def run(settings: Settings) -> int:
     """0 if all went well, 1 if a check or a codec failed. ImportError, OSError or ValueError, before the long
     run, for what is not there or makes no sense."""
-    action = next((name for name in _ACTIONS if getattr(args, name)), "comparison")
+    action = next((name for name in _ACTIONS if getattr(settings, name)), "comparison")
     takes = _ACTIONS.get(action, _OPTIONS)
-    if wrong := [name for name in _OPTIONS if getattr(args, name) is not None and name not in takes]:
+    if wrong := [name for name in _OPTIONS if getattr(settings, name) is not None and name not in takes]:
         raise ValueError(
             f"--{action} does not take {', '.join('--' + name.replace('_', '-') for name in wrong)}"
         )
-    pictures = picture_files(args.folder)
+    pictures = picture_files(settings.folder)
     match action:
         case "speed":
-            return _speed(args, pictures)
+            return _speed(settings, pictures)
         case "monotone":
-            return _monotone(args, pictures)
+            return _monotone(settings, pictures)
         case "papers":
             from . import papers
 
-            return papers.papers(args, pictures)
+            return papers.papers(settings, pictures)
         case "layers" | "widths":
             from . import scalability  # loads torch
 
-            return scalability.layers(args, pictures) if args.layers else scalability.widths(args, pictures)
+            act = scalability.layers if settings.layers else scalability.widths
+            return act(settings, pictures)
         case _:
             from . import comparison
 
-            return comparison.comparison(args, pictures)
+            return comparison.comparison(settings, pictures)
 
 
-def _speed(args: argparse.Namespace, pictures: list[Path]) -> int:
-    pixels = read(pictures[0])
-    codecs = nics(args, [EncodeOptions.quality])
+def _speed(settings: Settings, pictures: list[Path]) -> int:
+    pixels, runs = read(pictures[0]), settings.speed or 1
+    codecs = settings.nics([EncodeOptions.quality])
     print(*codecs, f"{pictures[0].name}, repeated or cropped, in memory, model loaded", sep="\n")
-    print(f"medians of {args.speed} runs, in brackets the least\n")
+    print(f"medians of {runs} runs, in brackets the least\n")
     rows = []
     for codec, side, quality in itertools.product(codecs, SPEED_SIDES, codecs[0].qualities):
-        times = speed(pixels, args.speed, quality, codec, side)
+        times = speed(pixels, runs, quality, codec, side)
         cells = [f"{median(t):.3f} ({min(t):.3f})" for t in times]
         rows.append([codec.name, f"{side}x{side}", f"{quality:.3f}", *cells])
     print(table(["codec", "picture", "quality", "encode s/MP", "decode s/MP"], rows))
     data = codecs[0].encode(pixels, {"quality": EncodeOptions.quality})
-    seconds = first_decode(data, STARTS, args.device)
+    seconds = first_decode(data, STARTS, settings.device)
     print(
         f"\nfirst decode in a new process, {pixels.shape[1]}x{pixels.shape[0]}, import of torch included: "
         f"median {median(seconds):.2f} s of {STARTS} ({min(seconds):.2f} to {max(seconds):.2f})"
@@ -192,10 +194,11 @@ def _speed(args: argparse.Namespace, pictures: list[Path]) -> int:
     return 0
 
 
-def _monotone(args: argparse.Namespace, pictures: list[Path]) -> int:
+def _monotone(settings: Settings, pictures: list[Path]) -> int:
     faults = []
-    for codec in nics(args, MONOTONE_QUALITIES):
-        print(f"{codec}\n{len(pictures)} pictures of {args.folder.name} at {len(codec.qualities)} qualities")
+    for codec in settings.nics(MONOTONE_QUALITIES):
+        place, count = settings.folder.name, len(codec.qualities)
+        print(f"{codec}\n{len(pictures)} pictures of {place} at {count} qualities")
         faults += falls(measure(progress(pictures, "picture"), codec))
     print(*faults, f"violations (bytes or PSNR do not rise): {len(faults)}", sep="\n")
     return int(bool(faults))

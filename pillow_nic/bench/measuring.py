@@ -2,124 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..options import TUNES, EncodeOptions
 from .anchors import Point
-from .metrics import METRICS, Curve, metric_of
+from .codecs import Codec
+from .metrics import METRICS, Curve
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
     from ..codec import Pixels
-    from ..weights import Model
 
-QUALITIES = [i / 8 for i in range(9)]
 MONOTONE_QUALITIES = [i / 20 for i in range(21)]
 SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
-
-# ------------------------------------------------------------------------------------------------- codecs
-
-
-class Codec(Protocol):
-    """What can be measured: pixels to file bytes and back. ``format`` is Pillow's name for it; ``save``: the
-    options of all points; ``ladder``: those of each."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def save(self) -> Mapping[str, Any]: ...
-    @property
-    def ladder(self) -> Sequence[Mapping[str, Any]]: ...
-    def load(self) -> None: ...
-    def encode(self, pixels: Pixels, param: Mapping[str, Any]) -> bytes: ...
-    def decode(self, data: bytes) -> Pixels: ...
-
-
-@dataclass(frozen=True)
-class Nic:
-    """`.nic` at one tune and effort; None leaves device and network width to the codec."""
-
-    tune: str = EncodeOptions.tune
-    effort: int = EncodeOptions.effort
-    device: str | None = None
-    network_width: int | None = None
-    qualities: Sequence[float] = field(default_factory=lambda: QUALITIES)
-
-    @property
-    def name(self) -> str:
-        return f"nic-{self.tune}-e{self.effort}"
-
-    @property
-    def format(self) -> str:
-        return "NIC"
-
-    @property
-    def save(self) -> Mapping[str, Any]:
-        return {"tune": self.tune, "effort": self.effort, "network_width": self.network_width}
-
-    @property
-    def ladder(self) -> Sequence[Mapping[str, Any]]:
-        return [{"quality": quality} for quality in self.qualities]
-
-    @property
-    def metric(self) -> str:
-        """What the model was trained for."""
-        return metric_of(self.tune)
-
-    @property
-    def model(self) -> Model:
-        from .. import weights
-
-        return weights.load(TUNES[self.tune], weights.pick_device(self.device))
-
-    def load(self) -> None:
-        _ = self.model
-
-    def encode(self, pixels: Pixels, param: Mapping[str, Any]) -> bytes:
-        from .. import codec
-
-        return codec.encode(pixels, device=self.device, **self.save, **param)
-
-    def decode(self, data: bytes) -> Pixels:
-        from .. import codec
-
-        return codec.decode(data, device=self.device)
-
-    def __str__(self) -> str:
-        import torch
-
-        model = self.model
-        width = self.network_width or len(model.config.widths)
-        return (
-            f"{self.name}: {model.name} ({model.hash.hex()}) at effort {self.effort}, width {width} of "
-            f"{len(model.config.widths)}, on {model.device}, torch threads: {torch.get_num_threads()}"
-        )
-
-
-def nics(args: argparse.Namespace, qualities: Sequence[float]) -> list[Nic]:
-    """What the options of `nic bench` ask for, for each tune and effort; ``qualities``: if they name none."""
-    chosen = sorted({*(args.qualities or qualities)})
-    tunes = dict.fromkeys(args.tunes or [EncodeOptions.tune])
-    efforts = sorted({*(args.efforts or [EncodeOptions.effort])})
-    return [
-        Nic(tune, effort, args.device, args.network_width, chosen)
-        for tune, effort in itertools.product(tunes, efforts)
-    ]
-
 
 # ------------------------------------------------------------------------------------- pictures and points
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..options import TOP_RATE_POINT
-from .measuring import Nic, nics, progress, read, table
+from .codecs import Nic
+from .measuring import progress, read, table
 from .metrics import METRICS, extra
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..codec import Pixels
@@ -99,9 +100,9 @@ def matches(examples: Sequence[tuple[Path, Example]], codecs: Sequence[Nic]) -> 
             yield Match(example, quality, len(data), Figure(codec.name, 8 * len(data) / count, *scores))
 
 
-def papers(args: argparse.Namespace, pictures: list[Path]) -> int:
+def papers(settings: Settings, pictures: list[Path]) -> int:
     """The action of `nic bench`: a table of `.nic` and of all that the papers show."""
-    examples, codecs = present(pictures), nics(args, [0.0])
+    examples, codecs = present(pictures), settings.nics([0.0])
     extra("pytorch_msssim")
     print(*codecs, sep="\n")
     print(

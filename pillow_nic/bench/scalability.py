@@ -9,7 +9,6 @@ Quality is what the model was trained for, PSNR or MS-SSIM. Needs the extra `ben
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,10 @@ from ..container import parse_header
 from ..entropy_model import SymbolDecoder, code_groups, side_information
 from ..network import Network
 from ..options import TOP_RATE_POINT, EncodeOptions
-from .measuring import QUALITIES, SPEED_SIDES, Nic, curve, means, measure, nics, progress, read, speed, table
+from .codecs import QUALITIES, Nic
+from .measuring import SPEED_SIDES, curve, means, measure, progress, read, speed, table
 from .metrics import METRICS, Curve, bd_rate
+from .settings import Settings
 
 LAYER_QUALITIES = (0.2, 0.5, 0.8)
 COST_SIDE = 128  # pixels
@@ -139,9 +140,9 @@ def _macs(run: Callable[[], object]) -> float:
 # ----------------------------------------------------------------------------------- actions of `nic bench`
 
 
-def layers(args: argparse.Namespace, pictures: list[Path]) -> int:
+def layers(settings: Settings, pictures: list[Path]) -> int:
     """Bytes and quality after each layer. 1 if a layer does not sharpen."""
-    faults = [fault for setting in nics(args, LAYER_QUALITIES) for fault in _layers(setting, pictures)]
+    faults = [fault for setting in settings.nics(LAYER_QUALITIES) for fault in _layers(setting, pictures)]
     return int(bool(faults))
 
 
@@ -166,9 +167,9 @@ def _layers(setting: Nic, pictures: list[Path]) -> list[str]:
     return faults
 
 
-def widths(args: argparse.Namespace, pictures: list[Path]) -> int:
+def widths(settings: Settings, pictures: list[Path]) -> int:
     """Multiply–adds, time and BD-rate of each width."""
-    for setting in nics(args, QUALITIES):
+    for setting in settings.nics(QUALITIES):
         _widths(setting, pictures)
     return 0
 

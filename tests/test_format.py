@@ -1,0 +1,180 @@
+"""FORMAT.md is enough to write a reader: its Python, put together here and run on golden files, gives what
+the package decodes. Of the package only the container is used, which test_container.py checks by the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import accumulate, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn import functional
+
+import pillow_nic
+from pillow_nic import container
+from pillow_nic.entropy import SymbolWriter
+from pillow_nic.entropy_tables import Table, Tables
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "pillow_nic" / "FORMAT.md").read_text(encoding="utf-8")
+CODE = compile(
+    "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)), "FORMAT.md", "exec"
+)
+
+
+class PageReader:
+    """A reader of one file: the page's Python, with the functions that the page describes in words."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = container.parse(data)
+        self.header = header = self.file.header
+        with safe_open(ROOT / "weights" / f"{header.model}.safetensors", "pt") as file:
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            self.network = json.loads(file.metadata()["network"])
+        ends = [0, *accumulate(self.network["groups"])]
+        self.groups = [slice(*pair) for pair in pairwise(ends)]
+        self.model = SimpleNamespace(
+            hyper_inverse=self.array("integer.hyper_inverse"),
+            gain=self.array("integer.gain"),
+            exp2=self.array("integer.exp2"),
+            tables=self.array("integer.tables"),
+            layers=[self.layer(i) for i in range(self.array("integer.layers")[0])],
+        )
+        self.page: dict[str, Any] = {
+            "conv": self.conv,
+            "leaky": lambda x: functional.leaky_relu(x, 0.1),
+            "shuffle": functional.pixel_shuffle,
+            "lerp": self.lerp,
+            "join": lambda *parts: torch.cat(parts),
+            "patches": self.patches,
+            "checkerboard": self.network["checkerboard"],
+            "channels_of_groups": self.groups,
+            "channels_8": [width["channels_8"] for width in self.network["widths"]],
+            "channels_16": [width["channels_16"] for width in self.network["widths"]],
+            "blocks_8": self.network["blocks_8"],
+            "blocks_16": self.network["blocks_16"],
+        }
+        exec(CODE, self.page)
+
+    def array(self, name: str) -> Any:
+        return self.tensors[name].tolist()
+
+    def layer(self, i: int) -> SimpleNamespace:
+        kernel, _, least, greatest, shuffle = self.array(f"integer.{i}.bounds")
+        vectors = {
+            name: self.array(f"integer.{i}.{name}") for name in ("weight", "bias", "multiplier", "shift")
+        }
+        return SimpleNamespace(kernel=kernel, least=least, greatest=greatest, shuffle=shuffle, **vectors)
+
+    def tables(self, prefix: str) -> list[tuple[list[int], int]]:
+        frequencies = self.array(f"{prefix}.frequencies")
+        parts = pairwise(self.array(f"{prefix}.offsets"))
+        return [
+            (frequencies[a:b], low) for (a, b), low in zip(parts, self.array(f"{prefix}.lows"), strict=True)
+        ]
+
+    def conv(self, name: str, x: torch.Tensor, out: int | None = None) -> torch.Tensor:
+        weight = self.tensors[f"network.{name}.weight"].float()[:out, : len(x)]
+        bias = self.tensors[f"network.{name}.bias"][:out]
+        return functional.conv2d(x[None], weight, bias, padding=weight.shape[2] // 2)[0]
+
+    def lerp(self, name: str, k: int | None = None) -> torch.Tensor:
+        table = self.tensors[f"network.{name}"]
+        table = table if k is None else table[k]
+        position = self.header.rate_point * (len(table) - 1) / 2**16
+        row = min(int(position), len(table) - 2)
+        mixed = table[row] * (1 - (position - row)) + table[row + 1] * (position - row)
+        return mixed[:, None, None]
+
+    def patches(self, y: torch.Tensor) -> torch.Tensor:
+        weighted = y * self.tensors["network.g_s.deviation"][: len(y), None, None]
+        patch = torch.einsum(
+            "chw,coab->ohawb", weighted, self.tensors["network.g_s.klt.weight"].float()[: len(y)]
+        )
+        return patch.reshape(3, 16 * y.shape[1], 16 * y.shape[2])
+
+    def tile(self, number: int, height: int, width: int) -> torch.Tensor:
+        """ŷ of one tile, from the streams of all layers."""
+        hyper = (self.network["hyper_channels"], -(-height // 4), -(-width // 4))
+        size, symbols, group = hyper[1] * hyper[2], [], 0
+        for layer, end in zip(self.file.streams, self.header.layer_ends, strict=True):
+            stream = self.page["Stream"](layer[number])
+            if group == 0:
+                channels = [c for c in range(hyper[0]) for _ in range(size)]
+                flat = self.page["read_segment"](stream, channels, self.tables("hyper_tables"))
+                z = np.array(flat).reshape(hyper)
+                arguments = (self.header.rate_point, self.header.delta, self.model)
+                indices = np.array(self.page["table_indices"](z.tolist(), *arguments))[:, :height, :width]
+            for channel in self.groups[group:end]:
+                part = indices[channel]
+                flat = self.page["read_segment"](stream, part.ravel().tolist(), self.tables("tables"))
+                symbols.append(torch.tensor(flat, dtype=torch.float32).reshape(part.shape))
+            assert (stream.state, stream.words) == (0, [])
+            group = end
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        self.page["even"] = ((rows + columns) % 2 == 0).float()
+        self.page["cut"] = lambda x: x[:, :height, :width]
+        total = self.network["widths"][self.header.width_index]["groups"]
+        return self.page["latent"](symbols, torch.from_numpy(z).float(), self.header.delta, total)
+
+    def pixels(self) -> np.ndarray:
+        header = self.header
+        side = header.tile_size // 16
+        height, width = -(-header.height // 16), -(-header.width // 16)
+        rows, number = [], 0
+        for top in range(0, height, side):
+            row = []
+            for left in range(0, width, side):
+                row.append(self.tile(number, min(side, height - top), min(side, width - left)))
+                number += 1
+            rows.append(torch.cat(row, 2))
+        colours = self.page["synthesis"](torch.cat(rows, 1), header.width_index + 1)
+        shown = (colours.clamp(0, 1) * 255).round()[:, : header.height, : header.width]
+        return (shown.mean(0).round() if header.mode.startswith("L") else shown.permute(1, 2, 0)).numpy()
+
+
+def quick(x: list[list[list[int]]], layer: SimpleNamespace) -> list[list[list[int]]]:
+    """The page's convolution by torch: integers in float64."""
+    shape = len(layer.bias), len(x), layer.kernel, layer.kernel
+    weight, bias = torch.tensor(layer.weight).reshape(shape).double(), torch.tensor(layer.bias).double()
+    total = functional.conv2d(torch.tensor(x).double()[None], weight, bias, padding=layer.kernel // 2)[
+        0
+    ].long()
+    shift = torch.tensor(layer.shift)[:, None, None]
+    scaled = (total * torch.tensor(layer.multiplier)[:, None, None] + (1 << (shift - 1))) >> shift
+    y = scaled.clamp(layer.least, layer.greatest)
+    return (functional.pixel_shuffle(y, 2) if layer.shuffle else y).tolist()
+
+
+@pytest.mark.parametrize("name", ["smallest", "width-2", "layers-3", "grey-alpha", "tiles"])
+@torch.inference_mode()
+def test_a_reader_made_of_the_page(name: str) -> None:
+    data = (ROOT / "tests" / "golden" / "nic-1-ms" / f"{name}.nic").read_bytes()
+    expected = pillow_nic.decode(data, device="cpu").astype(int)
+    if name == "grey-alpha":
+        expected = expected[..., 0]
+    reader = PageReader(data)
+    if name == "tiles":  # six of them take their time in plain Python
+        reader.page["convolution"] = quick
+    assert np.abs(reader.pixels() - expected).max() <= 1
+
+
+def test_escapes_and_silent_tables() -> None:
+    page: dict[str, Any] = {}
+    exec(CODE, page)
+    rows = [([1, 65534, 1], 0), ([], 0), ([100, 20000, 25000, 20436], 1)]
+    tables = Tables.join(Table(np.array(frequencies, np.uint16), low) for frequencies, low in rows)
+    rng = np.random.default_rng(5)
+    indices = rng.integers(0, 3, 200)
+    symbols = np.where(indices == 1, 0, rng.integers(-1, 3, 200) * 10 ** rng.integers(0, 6, 200))
+    writer = SymbolWriter()
+    writer.put(symbols, indices, tables)
+    stream = page["Stream"](writer.getvalue())
+    assert page["read_segment"](stream, indices.tolist(), rows) == symbols.tolist()
+    assert (stream.state, stream.words) == (0, [])
