@@ -195,6 +195,10 @@ class IntegerHyperSynthesis:
             raise WeightsError("integer network: no layers")
         if self.gain.ndim != 2 or self.hyper_inverse.ndim != 2:
             raise WeightsError("integer network: gains must be tables of rate points and channels")
+        if min(self.table_rows, self.table_columns) < 1 or not 0 <= self.scale_log2 <= 6:
+            raise WeightsError("integer network: no table rows or columns, or a step out of range")
+        if abs(self.scale_zero) > LOG_MAX:
+            raise WeightsError("integer network: the scale of row 0 lies beyond ±32 octaves")
         limit, channels = INPUT_MAX, self.hyper_inverse.shape[1]
         for i, layer in enumerate(self.layers):
             name = f"integer network, layer {i}"
@@ -217,10 +221,6 @@ class IntegerHyperSynthesis:
                 )
             if np.abs(gain.astype(np.int32)).max() > LOG_MAX:
                 raise WeightsError("integer network: a gain lies beyond ±32 octaves")
-        if min(self.table_rows, self.table_columns) < 1 or not 0 <= self.scale_log2 <= 6:
-            raise WeightsError("integer network: no table rows or columns, or a step out of range")
-        if abs(self.scale_zero) > LOG_MAX:
-            raise WeightsError("integer network: the scale of row 0 lies beyond ±32 octaves")
         # 2**(k/64) in 14 bits: integers in the file, not computed here
         if (
             self.exp2.shape != (OCTAVE,)

@@ -354,8 +354,9 @@ class ChannelContext(nn.Module):
         super().__init__()
         hidden = config.context_hidden
         self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
+        followed = sorted({group for group, _ in config.steps[:-1]})
         self.see_nets = nn.ModuleList(
-            nn.Conv2d(n, hidden, 3, padding=1, bias=False) for n in config.groups[:-1]
+            nn.Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
         )
         self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
         self.predicted_step = config.predicted_step
@@ -365,9 +366,8 @@ class ChannelContext(nn.Module):
         return self.enter(features)
 
     def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
-        """The state that also knows ŷ of a group, (B, channels, h, w), 0 where a phase has no position."""
-        if group == len(self.see_nets):  # nothing follows the last one
-            return state
+        """The state that also knows ŷ of a group that a step follows, (B, channels, h, w), 0 where a phase
+        has no position."""
         return state + self.see_nets[group](value.to(state.dtype))
 
     def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
