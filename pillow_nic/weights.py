@@ -70,10 +70,12 @@ class Model:
     def config(self) -> NetworkConfig:
         return self.network.config
 
-    def point(self, rate_point: int) -> torch.Tensor:
-        """The rate point as the float networks see it: in 0 … rate_points − 1, shape (1,) on ``device``."""
-        point = rate_point * (self.config.rate_points - 1) / (1 << RATE_POINT_BITS)
-        return torch.tensor([point], dtype=torch.float32, device=self.device)
+    def point(self, *rate_points: int) -> torch.Tensor:
+        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on
+        ``device``."""
+        most = self.config.rate_points - 1
+        points = [rate_point * most / (1 << RATE_POINT_BITS) for rate_point in rate_points]
+        return torch.tensor(points, dtype=torch.float32, device=self.device)
 
     @cached_property
     def symbol_costs(self) -> torch.Tensor:
