@@ -7,7 +7,7 @@
     Image.open("photo.nic").show()
 
 Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file, `decode(data)` the array and
-`read_header(data)` what stands in the header.
+`read_header(data)` what stands in the header; `decode_batch(files)` decodes many at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+    from .batch import decode_batch
     from .binary import Source
     from .codec import decode, encode
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
@@ -36,6 +37,7 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsError",
     "decode",
+    "decode_batch",
     "encode",
     "read_header",
     "register",
@@ -48,6 +50,7 @@ _MIME = "image/x-nic"
 _LAZY = {
     "encode": "codec",
     "decode": "codec",
+    "decode_batch": "batch",
     "BitstreamError": "errors",
     "NicError": "errors",
     "TruncatedError": "errors",

@@ -25,6 +25,7 @@ from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header, region_inside
+from .memory import within_memory
 from .metadata import Metadata
 from .network import PATCH, NetworkConfig
 from .options import (
@@ -39,7 +40,7 @@ from .options import (
     whole_number,
 )
 from .tile_coding import Array, TileSymbols, decode_tile, encode_tile, read_symbols, write_layers
-from .tiling import Tile, Window, pieces, tiles
+from .tiling import PIECE, Tile, Window, pieces, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
@@ -92,9 +93,15 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
-    loaded = weights.load(options.model or TUNES[options.tune], weights.pick_device(options.device))
-    header = header_for(loaded, pixels, options)
-    by_tile = symbols_of(loaded, colours, header, options)
+    height, width = pixels.shape[:2]
+
+    def encode_on(device: str, side: int) -> tuple[Model, Header, list[TileSymbols]]:
+        loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
+        header = header_for(loaded, pixels, options)
+        return loaded, header, symbols_of(loaded, colours, header, options, side)
+
+    device = weights.pick_device(options.device)
+    loaded, header, by_tile = within_memory(device, f"encode {width}×{height} pixels", encode_on)
     streams = write_layers(loaded, by_tile, header.layer_ends)
     if options.layers is None:
         ends = _join_layers(header.layer_ends, streams)
@@ -111,10 +118,12 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     return container.dump(Container(header, chunks, streams))
 
 
-def symbols_of(model: Model, colours: Pixels, header: Header, options: EncodeOptions) -> list[TileSymbols]:
-    """Colours H×W×3 → the symbols of each tile."""
+def symbols_of(
+    model: Model, colours: Pixels, header: Header, options: EncodeOptions, side: int = PIECE
+) -> list[TileSymbols]:
+    """Colours H×W×3 → the symbols of each tile. The analysis computes ``side`` positions a side at once."""
     threads = _threads(model, options.threads)
-    y = _analyse(model, colours, header, threads)
+    y = _analyse(model, colours, header, threads, side)
 
     def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
         return encode_tile(model, y[:, :, *numbered[1]], header, options.effort)
@@ -137,8 +146,14 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
 
 def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     """As :func:`decode`."""
-    part = choose(data, options)
-    return as_array(decode_together([part], options)[0])
+    header, _ = container.read_info(data)
+
+    def decode_on(device: str, side: int) -> Pixels:
+        chosen = replace(options, device=device)
+        return as_array(decode_together([choose(data, chosen)], chosen, side)[0])
+
+    what = f"decode {header.width}×{header.height} pixels"
+    return within_memory(weights.pick_device(options.device), what, decode_on)
 
 
 class Part(NamedTuple):
@@ -166,9 +181,9 @@ def choose(data: Buffer, options: DecodeOptions) -> Part:
     return Part(replace(parsed, header=header), groups)
 
 
-def decode_together(parts: Sequence[Part], options: DecodeOptions) -> list[Tensor]:
-    """Decode files of one model, size, mode, tile size, network width and Δ: uint8 tensors H×W×C on the
-    device."""
+def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = PIECE) -> list[Tensor]:
+    """Decode files of one model, size, mode, tile size, network width, number of groups and Δ: uint8 tensors
+    H×W×C on the device. The synthesis computes ``side`` positions a side at once."""
     headers = [part.file.header for part in parts]
     header, model = headers[0], _model_for(headers[0], options.device)
     left, top, right, bottom = region_inside(options.region, header)
@@ -180,7 +195,7 @@ def decode_together(parts: Sequence[Part], options: DecodeOptions) -> list[Tenso
     height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
     pictures = [
         picture[row : row + height, column : column + width]
-        for picture in _synthesise(model, latent, headers, window, options.reduce, threads)
+        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side)
     ]
     for picture, part in zip(pictures, parts, strict=True):
         if "ALPH" in part.file.chunks:
@@ -315,7 +330,7 @@ def _synthesis_halo(config: NetworkConfig) -> int:
     return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
 
 
-def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Tensor:
+def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: int = PIECE) -> Tensor:
     """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last; edges repeated up to whole
     patches."""
     height, width = _latent_size(header)
@@ -330,12 +345,18 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Ten
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads), threads)
+    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads, side), threads)
     return y
 
 
 def _synthesise(
-    model: Model, y_hat: Tensor, headers: Sequence[Header], window: Window, factor: int, threads: int
+    model: Model,
+    y_hat: Tensor,
+    headers: Sequence[Header],
+    window: Window,
+    factor: int,
+    threads: int,
+    side: int = PIECE,
 ) -> list[Tensor]:
     """Latents (files, C, h, w) → of each file a window of its positions at 1/factor of their size, cut at the
     picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set."""
@@ -361,7 +382,7 @@ def _synthesise(
             place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
     halo = _synthesis_halo(model.config)
-    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, window), threads)
+    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window), threads)
     return out
 
 

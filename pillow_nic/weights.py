@@ -172,9 +172,9 @@ def read(file: Path, name: str, device: torch.device) -> Model:
             k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
         }
         network.load_state_dict(state, assign=True)
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
     integer_net = IntegerHyperSynthesis(_part(arrays, "integer."))
     tables = Tables.from_arrays(arrays, "tables.")
