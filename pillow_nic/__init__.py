@@ -79,9 +79,9 @@ def read_header(source: Source) -> Header:
     """The header of a `.nic` file given as bytes, path or binary file; needs neither torch nor numpy.
 
     `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode
-    with `layers=k`. Of a file that is not whole yet it has the layers that are, and `header.needed` says as
-    far as which byte to fetch for the next. BitstreamError (an OSError) for what is no `.nic` file; for the
-    beginning of one that ends in its header, TruncatedError, which has `needed` as well.
+    with `layers=k`. The first kilobytes of a file are enough; if they are not, `layer_offsets` is empty and
+    `header.needed` says how many bytes to have before looking again. BitstreamError (an OSError) for what is
+    no `.nic` file; for the beginning of one that ends in its header, TruncatedError, which has `needed`, too.
     """
     from .binary import whole
     from .container import parse_header

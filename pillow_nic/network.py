@@ -54,9 +54,9 @@ class Writer:
     channels between its two convolutions."""
 
     channels_8: int = 128
-    blocks_8: tuple[int, ...] = (128,) * 4
+    blocks_8: tuple[int, ...] = (128,) * 4 + (256,) * 3
     channels_16: int = 192
-    blocks_16: tuple[int, ...] = (192,) * 3 + (768,) * 4
+    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 2
 
 
 @dataclass(frozen=True)
