@@ -7,7 +7,7 @@
     Image.open("photo.nic").show()
 
 Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file, `decode(data)` the array and
-`read_header(data)` what stands in the header.
+`read_header(data)` what stands in the header; `decode_batch(files)` decodes many at once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+    from .batch import decode_batch
     from .binary import Source
     from .codec import decode, encode
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
     from .header import Header
     from .NicImagePlugin import NicImageFile
+    from .preload import warm_up
 
 __version__ = "0.1.0"
 
@@ -36,11 +38,13 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsError",
     "decode",
+    "decode_batch",
     "encode",
     "read_header",
     "register",
     "truncate",
     "unregister",
+    "warm_up",
 ]
 
 _MIME = "image/x-nic"
@@ -48,6 +52,8 @@ _MIME = "image/x-nic"
 _LAZY = {
     "encode": "codec",
     "decode": "codec",
+    "decode_batch": "batch",
+    "warm_up": "preload",
     "BitstreamError": "errors",
     "NicError": "errors",
     "TruncatedError": "errors",

@@ -203,7 +203,7 @@ class RateDistortionRounding:
 
 
 class SymbolDecoder:
-    """The coder of a file's reader: adds the symbols (1, C, h, w), which were all decoded before, to the
+    """The coder of a file's reader: adds the symbols (B, C, h, w), which were all decoded before, to the
     predicted means."""
 
     def __init__(self, symbols: Tensor, side: SideInformation) -> None:

@@ -225,8 +225,9 @@ class SynthesisTransform(nn.Module):
     def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
         channels = y_hat.shape[1]
         with torch.autocast(y_hat.device.type, enabled=False):
-            basis = F.avg_pool2d(self.klt.weight[:channels], factor).flatten(1)
-            basis = patch_order(basis, 1) * self.deviation[:channels, None]
+            basis = self.klt.weight[:channels]
+            basis = F.avg_pool2d(basis, factor) if factor > 1 else basis
+            basis = patch_order(basis.flatten(1), 1) * self.deviation[:channels, None]
             grey = basis.new_full((basis.shape[1],), 0.5)
             return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
 

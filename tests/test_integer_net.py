@@ -507,11 +507,14 @@ def test_numpy_keeps_its_threads(integer_net: IntegerHyperSynthesis, monkeypatch
     assert seen == [[1] * len(before)]
     with pytest.raises(ValueError, match="operands"):
         integer_net.table_indices(symbols[:-1], 5, 0, 8)
+    assert threads() == before
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(integer_net.table_indices, symbols, 5, 0, 8) for _ in range(40)]
         assert {call.result().shape for call in calls} == {(8, 12, 8)}
+        # threadpoolctl 3.8 obeys the thread that asked first for as long as it lives.
+        integer_net.table_indices(symbols, 5, 0, 8)
     assert threads() == before
-    assert seen == [[1] * len(before)] * 42
+    assert seen == [[1] * len(before)] * 43
 
 
 @pytest.mark.parametrize(
