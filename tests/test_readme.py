@@ -158,9 +158,9 @@ def test_the_examples_of_the_command(page: str, count: int, here: Path) -> None:
 
 
 def test_the_options_of_the_benchmark() -> None:
-    assert len(BENCH) == 7
+    assert len(BENCH) == 8
     for line in BENCH:
-        assert bench_arguments(shlex.split(line)[2:]).folder.name in ("kodak", "photo.png")
+        assert bench_arguments(shlex.split(line)[2:]).title in ("kodak", "photo.png")
 
 
 # ---------------------------------------------------------------------------------------------------- pages
