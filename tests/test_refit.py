@@ -29,8 +29,8 @@ def test_counts_have_the_layout_of_the_frequencies() -> None:
     counts = count_codes(TABLES, indices, symbols)
     assert counts.shape == TABLES.frequencies.shape
     assert counts.sum() == np.count_nonzero(indices)
-    start, low = TABLES.offsets[1], TABLES.lows[1]
-    assert counts[start] == np.count_nonzero((indices == 1) & ((symbols < -low) | (symbols > 50)))
+    start, low, high = TABLES.offsets[1], TABLES.lows[1], TABLES.sizes[1] - 2 - TABLES.lows[1]
+    assert counts[start] == np.count_nonzero((indices == 1) & ((symbols < -low) | (symbols > high)))
     assert counts[start + 1 + low] == np.count_nonzero((indices == 1) & (symbols == 0))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..codec import header_for, symbols_of
 from ..entropy_tables import TOTAL, Table, Tables
