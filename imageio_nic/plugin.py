@@ -88,8 +88,8 @@ class NicPlugin(PluginV3):
         comes as soon as the file has been read so far. Of a cut file come the whole layers, then
         TruncatedError; with ``partial`` the frames just end."""
         for count in range(1, self._info[0].wanted(layers) + 1):
-            whole = self._tape_to(count).counter.ends
-            if partial and 0 < len(whole) < count:
+            tape = self._tape_to(count)
+            if partial and 0 < tape.counter.update(tape.data) < count:
                 return
             yield self.read(layers=count, **options)
 

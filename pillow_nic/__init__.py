@@ -7,7 +7,7 @@
     Image.open("photo.nic").show()
 
 Without Pillow's classes: `encode(array, quality=0.5)` gives the bytes of a file, `decode(data)` the array and
-`read_header(data)` what stands in the header.
+`read_header(data)` what stands in the header; `decode_batch(files)` decodes many at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageFile
 
+    from .batch import decode_batch
     from .binary import Source
     from .codec import decode, encode
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
@@ -36,6 +37,7 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsError",
     "decode",
+    "decode_batch",
     "encode",
     "read_header",
     "register",
@@ -48,6 +50,7 @@ _MIME = "image/x-nic"
 _LAZY = {
     "encode": "codec",
     "decode": "codec",
+    "decode_batch": "batch",
     "BitstreamError": "errors",
     "NicError": "errors",
     "TruncatedError": "errors",
@@ -76,9 +79,9 @@ def read_header(source: Source) -> Header:
     """The header of a `.nic` file given as bytes, path or binary file; needs neither torch nor numpy.
 
     `header.layer_offsets[k - 1]` is where layer k ends: the bytes before it, sent or stored alone, decode
-    with `layers=k`. Of a file that is not whole yet it has the layers that are, and `header.needed` says as
-    far as which byte to fetch for the next. BitstreamError (an OSError) for what is no `.nic` file; for the
-    beginning of one that ends in its header, TruncatedError, which has `needed` as well.
+    with `layers=k`. The first kilobytes of a file are enough; if they are not, `layer_offsets` is empty and
+    `header.needed` says how many bytes to have before looking again. BitstreamError (an OSError) for what is
+    no `.nic` file; for the beginning of one that ends in its header, TruncatedError, which has `needed`, too.
     """
     from .binary import whole
     from .container import parse_header

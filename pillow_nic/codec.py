@@ -10,9 +10,9 @@ is no seam."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header, region_inside
+from .memory import within_memory
 from .metadata import Metadata
 from .network import PATCH, NetworkConfig
 from .options import (
@@ -39,7 +40,7 @@ from .options import (
     whole_number,
 )
 from .tile_coding import Array, TileSymbols, decode_tile, encode_tile, read_symbols, write_layers
-from .tiling import Tile, Window, pieces, tiles
+from .tiling import PIECE, Tile, Window, pieces, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
@@ -92,9 +93,15 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
-    loaded = weights.load(options.model or TUNES[options.tune], weights.pick_device(options.device))
-    header = header_for(loaded, pixels, options)
-    by_tile = symbols_of(loaded, colours, header, options)
+    height, width = pixels.shape[:2]
+
+    def encode_on(device: str, side: int) -> tuple[Model, Header, list[TileSymbols]]:
+        loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
+        header = header_for(loaded, pixels, options)
+        return loaded, header, symbols_of(loaded, colours, header, options, side)
+
+    device = weights.pick_device(options.device)
+    loaded, header, by_tile = within_memory(device, f"encode {width}×{height} pixels", encode_on)
     streams = write_layers(loaded, by_tile, header.layer_ends)
     if options.layers is None:
         ends = _join_layers(header.layer_ends, streams)
@@ -111,10 +118,12 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     return container.dump(Container(header, chunks, streams))
 
 
-def symbols_of(model: Model, colours: Pixels, header: Header, options: EncodeOptions) -> list[TileSymbols]:
-    """Colours H×W×3 → the symbols of each tile."""
+def symbols_of(
+    model: Model, colours: Pixels, header: Header, options: EncodeOptions, side: int = PIECE
+) -> list[TileSymbols]:
+    """Colours H×W×3 → the symbols of each tile. The analysis computes ``side`` positions a side at once."""
     threads = _threads(model, options.threads)
-    y = _analyse(model, colours, header, threads)
+    y = _analyse(model, colours, header, threads, side)
 
     def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
         return encode_tile(model, y[:, :, *numbered[1]], header, options.effort)
@@ -138,30 +147,68 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
 def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     """As :func:`decode`."""
     header, _ = container.read_info(data)
-    box = region_inside(options.region, header)
+
+    def decode_on(device: str, side: int) -> Pixels:
+        chosen = replace(options, device=device)
+        return as_array(decode_together([choose(data, chosen)], chosen, side)[0])
+
+    what = f"decode {header.width}×{header.height} pixels"
+    return within_memory(weights.pick_device(options.device), what, decode_on)
+
+
+class Part(NamedTuple):
+    """What of a file is decoded: the layers that count, under a header with the network width that decodes
+    them; and how many groups the latent has, of which those that are not there stand at their predicted
+    means."""
+
+    file: Container
+    groups: int
+
+
+def choose(data: Buffer, options: DecodeOptions) -> Part:
+    """Read a file's bytes as far as the options want it; errors as for :func:`decode`."""
+    header, _ = container.read_info(data)
+    region_inside(options.region, header)
     Image._decompression_bomb_check((header.width, header.height))
-    loaded = _model_for(header, options.device)
-    layers = layers_needed(header, options)
-    parsed = container.parse(data, layers=layers, partial=options.partial)
-    kept = header.layer_ends[len(parsed.streams) - 1]
+    widths = _model_for(header, options.device).config.widths
+    parsed = container.parse(data, layers=layers_needed(header, options), partial=options.partial)
+    header = replace(header, layer_ends=header.layer_ends[: len(parsed.streams)])
     if options.fast:
-        narrow = next(i for i, width in enumerate(loaded.config.widths) if width.groups >= kept)
+        narrow = next(i for i, width in enumerate(widths) if width.groups >= header.groups)
         header = replace(header, width_index=min(narrow, header.width_index))
     # A reduced picture does without the groups that are not there: their means are all but invisible in it.
-    total = kept if options.reduce > 1 else loaded.config.widths[header.width_index].groups
-    left, top, right, bottom = box
+    groups = header.groups if options.reduce > 1 else widths[header.width_index].groups
+    return Part(replace(parsed, header=header), groups)
+
+
+def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = PIECE) -> list[Tensor]:
+    """Decode files of one model, size, mode, tile size, network width, number of groups and Δ: uint8 tensors
+    H×W×C on the device. The synthesis computes ``side`` positions a side at once."""
+    headers = [part.file.header for part in parts]
+    header, model = headers[0], _model_for(headers[0], options.device)
+    left, top, right, bottom = region_inside(options.region, header)
     window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
-    threads = _threads(loaded, options.threads)
-    seen = window.grown(_synthesis_halo(loaded.config))
-    latent = _decode_latent(loaded, parsed.streams, header, total, threads, seen)
-    colours = _synthesise(loaded, latent, header, window, options.reduce, threads)
-    alpha = None
-    if "ALPH" in parsed.chunks:
-        alpha = colour.decode_alpha(parsed.chunks["ALPH"], header.width, header.height)
-        alpha = colour.reduce_plane(alpha[top:bottom, left:right], options.reduce)
+    threads = _threads(model, options.threads)
+    seen = window.grown(_synthesis_halo(model.config))
+    latent = _decode_latent(model, [part.file for part in parts], parts[0].groups, threads, seen)
     row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
     height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
-    return colour.join(colours[row : row + height, column : column + width], alpha, header.mode)
+    pictures = [
+        picture[row : row + height, column : column + width]
+        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side)
+    ]
+    for picture, part in zip(pictures, parts, strict=True):
+        if "ALPH" in part.file.chunks:
+            alpha = colour.decode_alpha(part.file.chunks["ALPH"], header.width, header.height)
+            alpha = colour.reduce_plane(alpha[top:bottom, left:right], options.reduce)
+            picture[:, :, -1] = torch.from_numpy(alpha.copy())  # it may be read-only
+    return pictures
+
+
+def as_array(picture: Tensor) -> Pixels:
+    """A tensor H×W×C as an array, H×W if it is grey alone."""
+    pixels: Pixels = picture.cpu().numpy()
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 def layers_needed(header: Header, options: DecodeOptions) -> int:
@@ -179,7 +226,7 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     parsed = container.parse(data)
     header, model = parsed.header, _model_for(parsed.header, device)
     groups = model.config.widths[header.width_index].groups
-    latent = _decode_latent(model, parsed.streams, header, groups, _threads(model, None))[0].cpu().numpy()
+    latent = _decode_latent(model, [parsed], groups, _threads(model, None))[0].cpu().numpy()
     costs = model.symbol_costs.cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in _places(header):
@@ -200,23 +247,18 @@ def _threads(model: Model, threads: int | None) -> int:
 
 
 def _decode_latent(
-    model: Model,
-    layers: list[list[bytes]],
-    header: Header,
-    groups: int,
-    threads: int,
-    window: Window | None = None,
+    model: Model, files: Sequence[Container], groups: int, threads: int, window: Window | None = None
 ) -> Tensor:
-    """All tiles' ŷ: (1, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a window,
-    only the tiles that it meets hold anything."""
-    shape = (1, *_latent_size(header), model.config.group_ends[groups - 1])
-    latent = torch.empty(shape, device=model.device).permute(0, 3, 1, 2)
+    """All tiles' ŷ: (files, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a
+    window, only the tiles that it meets hold anything."""
+    header = files[0].header
+    shape = (len(files), *_latent_size(header), model.config.group_ends[groups - 1])
+    latent = torch.empty(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, place = numbered
         part = latent[:, :, *place]
-        streams = [layer[number] for layer in layers]
-        part.copy_(decode_tile(model, streams, header, number, (part.shape[2], part.shape[3]), groups))
+        part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
 
     workers.each(decode, _places(header, window), threads)
     return latent
@@ -288,12 +330,13 @@ def _synthesis_halo(config: NetworkConfig) -> int:
     return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
 
 
-def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Tensor:
+def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: int = PIECE) -> Tensor:
     """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last; edges repeated up to whole
     patches."""
     height, width = _latent_size(header)
     point = model.point(header.rate_point)
-    y = torch.empty(1, height, width, model.config.latent_channels, device=model.device).permute(0, 3, 1, 2)
+    shape = (1, height, width, model.config.latent_channels)
+    y = torch.empty(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
 
     def analyse(piece: Tile) -> None:
         pixels = np.ascontiguousarray(colours[piece.times(PATCH).outer])
@@ -302,35 +345,44 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int) -> Ten
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads), threads)
+    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads, side), threads)
     return y
 
 
 def _synthesise(
-    model: Model, y_hat: Tensor, header: Header, window: Window, factor: int, threads: int
-) -> Pixels:
-    """Latent (1, C, h, w) → the colours of a window of its positions at 1/factor of their size, uint8, cut
-    at the picture's ends."""
-    patch = PATCH // factor
+    model: Model,
+    y_hat: Tensor,
+    headers: Sequence[Header],
+    window: Window,
+    factor: int,
+    threads: int,
+    side: int = PIECE,
+) -> list[Tensor]:
+    """Latents (files, C, h, w) → of each file a window of its positions at 1/factor of their size, cut at the
+    picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set."""
+    header, patch = headers[0], PATCH // factor
     top, left = window.rows.start * patch, window.columns.start * patch
     height = min(window.rows.stop * patch, -(-header.height // factor)) - top
     width = min(window.columns.stop * patch, -(-header.width // factor)) - left
-    out: Pixels = np.empty((height, width, 3), np.uint8)
-    point, synthesis = model.point(header.rate_point), model.network.g_s
+    shape, colours = (height, width, len(header.mode)), 3 if header.mode.startswith("RGB") else 1
+    out = [torch.empty(shape, dtype=torch.uint8, device=model.device) for _ in headers]
+    point, synthesis = model.point(*(h.rate_point for h in headers)), model.network.g_s
 
     def synthesise(piece: Tile) -> None:
         latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
-        place = out[piece.times(patch).own_from(top, left)]
         if factor == 1:
             x = synthesis(latent, point, header.width_index)
         else:
             x = synthesis.reduced(latent, point, factor, header.width_index)
-        x = x[0][:, *piece.times(patch).inner][:, : place.shape[0], : place.shape[1]]
-        x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
-        place[...] = x.permute(1, 2, 0).cpu().numpy()
+        x = x[:, :, *piece.times(patch).inner].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        if colours == 1:  # the rounded mean: a third never ends in .5
+            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+        for picture, pixels in zip(out, x.permute(0, 2, 3, 1), strict=True):
+            place = picture[piece.times(patch).own_from(top, left)][..., :colours]
+            place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
     halo = _synthesis_halo(model.config)
-    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, window), threads)
+    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window), threads)
     return out
 
 

@@ -87,17 +87,6 @@ def reduce_plane(plane: np.ndarray, factor: int) -> np.ndarray:
     return plane if factor == 1 else np.asarray(Image.fromarray(plane).reduce(factor))
 
 
-def join(rgb: np.ndarray, alpha: np.ndarray | None, mode: str) -> np.ndarray:
-    """The pixels of a storage mode from colour uint8 H×W×3 and alpha H×W; grey is the rounded mean."""
-    if (alpha is not None) != mode.endswith("A"):
-        raise ValueError(f"mode {mode} {'needs an' if alpha is None else 'has no'} alpha plane")
-    if mode.startswith("RGB"):
-        return rgb if alpha is None else np.concatenate((rgb, alpha[..., None]), axis=2)
-    # A third never ends in .5, so + 1 rounds to the nearest.
-    grey = ((rgb.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
-    return grey if alpha is None else np.stack((grey, alpha), axis=2)
-
-
 # The alpha plane: one byte that names the representation, then
 _CONSTANT = 0  # the one value, 1 byte
 _DEFLATE = 1  # zlib over the rows, each minus the one above it (mod 256), the first as it is

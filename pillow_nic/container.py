@@ -1,6 +1,7 @@
 """Answers for the file layout: chunks and streams to bytes and back, limits, checksums (FORMAT.md).
 
-    signature | header, CRC | metadata chunks | ALPH | "DATA" | layer 1: tile 1, tile 2, … | layer 2: … | …
+    signature | header, CRC | metadata chunks | ALPH | "DATA" | lengths | layer 1: tile 1, tile 2, … | layer
+    2: …
 
 Nothing here knows what a stream means. Every length and count is checked against its limit before anything of
 that size is allocated, and every byte that is given back has passed its CRC-32. Standard library only.
@@ -9,9 +10,9 @@ that size is allocated, and every byte that is given back has passed its CRC-32.
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from zlib import crc32
 
 from .binary import Buffer, Readable, Reader, from_memory, reading, varint
@@ -24,10 +25,9 @@ METADATA_TAGS = ("iccp", "exif", "xmpp", "phys", "text")
 ALPHA_TAG = "ALPH"
 DATA_TAG = "DATA"
 
-# How much is read at once when the end of a layer is looked for, and so at most in vain.
-LAYER_BLOCK = 1 << 14
-
-STREAM_HEAD = 9  # bytes before a payload, at most: its length and CRC
+# How much is read at once until the lengths of the streams are known, and so at most in vain.
+LAYER_BLOCK = 1 << 12
+CRC_BYTES = 4
 
 # FORMAT.md gives the reason for each limit.
 MAX_CHUNKS = 64
@@ -63,14 +63,15 @@ def dump(container: Container) -> bytes:
 
 
 def parse_header(data: Buffer) -> Header:
-    """The header, with the offsets at which the layers end for those that are there as a whole.
-
-    The data may end anywhere behind the header. The CRCs of the streams are left to :func:`parse`."""
+    """The header, with the offsets at which the layers end, if the data reaches as far as the streams'
+    lengths, and else with how many bytes are needed to look again. The CRCs of the streams are left to
+    :func:`parse`."""
     reader = Reader(from_memory(data))
     header, _ = take_header(reader)
-    ends, needed = _whole_layers(reader, header)
-    missing = len(ends) < header.layers
-    return replace(header, layer_offsets=tuple(ends), needed=needed + STREAM_HEAD if missing else 0)
+    try:
+        return replace(header, layer_offsets=_layer_ends(reader, header))
+    except TruncatedError as error:
+        return replace(header, needed=error.needed)
 
 
 def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> Container:
@@ -85,8 +86,9 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     chunks = _take_chunks(reader, header)
     streams: list[list[bytes]] = []
     try:
+        lengths = _take_lengths(reader, header)
         for layer in range(wanted):
-            streams.append([bytes(payload) for payload in _take_layer(reader, header, layer, seed)])
+            streams.append([bytes(payload) for payload in _take_layer(reader, layer, lengths[layer], seed)])
     except TruncatedError as error:
         if not (partial and streams):
             whole = f"truncated file, {len(streams)} of {header.layers} layers are whole"
@@ -116,31 +118,35 @@ def truncate(data: Buffer, layers: int) -> bytes:
 
 
 class LayerCounter:
-    """Finds the whole layers of a file that is still growing; most calls look at its length only."""
+    """Finds the whole layers of a file that is still growing; it reads up to the streams' lengths once."""
 
     def __init__(self) -> None:
-        self.ends: list[int] = []
+        self.ends: tuple[int, ...] = ()
+        """The byte offsets at which the layers end, once they are known."""
         self._needed = 1
 
     def update(self, data: Buffer) -> int:
         """How many layers are whole in ``data``, which is what it was at the last call or more.
-
-        ``ends``: the byte offsets at which they end. BitstreamError for what cannot become a NIC file; the
-        CRCs of the streams are left to :func:`parse`."""
-        if len(data) >= self._needed:
+        BitstreamError for what cannot become a NIC file; the CRCs of the streams are left to
+        :func:`parse`."""
+        if not self.ends and len(data) >= self._needed:
             reader = Reader(from_memory(data))
             try:
                 header, _ = take_header(reader)
+                self.ends = _layer_ends(reader, header)
             except TruncatedError as error:
                 self._needed = error.needed
-            else:
-                self.ends, self._needed = _whole_layers(reader, header)
-        return len(self.ends)
+        return sum(end <= len(data) for end in self.ends)
 
-    def read(self, file: Readable, data: bytearray, layers: int) -> None:
-        """Reads on at the end of ``data`` until it holds so many whole layers, or to the end of the file."""
-        while self.update(data) < layers and (block := file.read(LAYER_BLOCK)):
+    def read(self, file: Readable, data: bytearray, layers: int) -> int:
+        """Reads on at the end of ``data`` until it holds so many whole layers, or to the end of the file;
+        returns how many it holds."""
+        while (whole := self.update(data)) < layers:
+            missing = self.ends[layers - 1] - len(data) if self.ends else LAYER_BLOCK
+            if not (block := file.read(missing)):
+                break
             data += block
+        return whole
 
 
 def verify(data: Buffer) -> None:
@@ -148,21 +154,15 @@ def verify(data: Buffer) -> None:
     reader = Reader(from_memory(data))
     header, seed = take_header(reader)
     _take_chunks(reader, header)
-    for layer in range(header.layers):
-        _take_layer(reader, header, layer, seed)
+    for layer, lengths in enumerate(_take_lengths(reader, header)):
+        _take_layer(reader, layer, lengths, seed)
 
 
-def _whole_layers(reader: Reader, header: Header) -> tuple[list[int], int]:
-    """From behind the header: where each whole layer ends, and how many bytes are needed to see more."""
-    ends: list[int] = []
-    try:
-        _take_chunks(reader, header)
-        for layer in range(header.layers):
-            _take_layer(reader, header, layer)
-            ends.append(reader.offset)
-    except TruncatedError as error:
-        return ends, error.needed
-    return ends, sys.maxsize
+def _layer_ends(reader: Reader, header: Header) -> tuple[int, ...]:
+    """From behind the header: where each layer ends."""
+    _take_chunks(reader, header)
+    sizes = [sum(lengths) + CRC_BYTES * len(lengths) for lengths in _take_lengths(reader, header)]
+    return tuple(accumulate(sizes, initial=reader.offset))[1:]
 
 
 # ----------------------------------------------------------------------------------------- rules and limits
@@ -225,10 +225,13 @@ def _seed(head: bytes) -> int:
 
 
 def _dump_streams(head: bytes, streams: list[list[bytes]]) -> Iterator[bytes]:
+    """All lengths, then for each stream its CRC and payload."""
     seed = _seed(head)
+    for row in streams:
+        for payload in row:
+            yield varint(len(payload))
     for layer, row in enumerate(streams):
         for tile, payload in enumerate(row):
-            yield varint(len(payload))
             yield struct.pack("<I", _stream_crc(seed, layer, tile, payload))
             yield payload
 
@@ -283,19 +286,32 @@ def _take_chunk(reader: Reader, tag: str, limit: int) -> bytes | memoryview:
     return payload
 
 
-def _take_layer(
-    reader: Reader, header: Header, layer: int, seed: int | None = None
-) -> list[bytes | memoryview]:
-    """The streams of one layer, tile by tile; their CRCs are checked if the header's is given."""
+def _take_lengths(reader: Reader, header: Header) -> list[list[int]]:
+    """The lengths of the streams' payloads, by layer and tile, each within its limit."""
+    lengths: list[list[int]] = []
+    for layer in range(header.layers):
+        lengths.append([])
+        for tile in range(header.tiles):
+            place = f"length of the {_stream_name(layer, tile)}, at byte {reader.offset}"
+            try:
+                length, _ = reader.varint(place)
+            except TruncatedError as error:  # at least a byte for each that is to come
+                error.needed += header.layers * header.tiles - layer * header.tiles - tile - 1
+                raise
+            if length > (limit := _stream_limit(header, tile)):
+                raise BitstreamError(f"{place}: {length} bytes are more than the limit of {limit}")
+            lengths[-1].append(length)
+    return lengths
+
+
+def _take_layer(reader: Reader, layer: int, lengths: list[int], seed: int) -> list[bytes | memoryview]:
+    """The streams of one layer, tile by tile, their CRCs checked."""
     streams = []
-    for tile in range(header.tiles):
+    for tile, length in enumerate(lengths):
         place = f"{_stream_name(layer, tile)}, at byte {reader.offset}"
-        length, _ = reader.varint(place)
-        if length > (limit := _stream_limit(header, tile)):
-            raise BitstreamError(f"{place}: {length} bytes are more than the limit of {limit}")
         crc = reader.u32(place)
         payload = reader.take(length, place)
-        if seed is not None and crc != _stream_crc(seed, layer, tile, payload):
+        if crc != _stream_crc(seed, layer, tile, payload):
             raise BitstreamError(f"{place}: CRC mismatch")
         streams.append(payload)
     return streams

@@ -70,16 +70,16 @@ def code_groups(
     even = checkerboard(features.shape[2], features.shape[3], features.device)
     state = network.context.start(features)
     done: list[Tensor] = []
-    for step, (group, phase) in enumerate(config.steps):
-        if group >= total:
-            break
+    steps = [step for step in config.steps if step[0] < total]
+    for step, (group, phase) in enumerate(steps):
         part = slice(config.group_ends[group] - config.groups[group], config.group_ends[group])
         mask = None if group >= config.checkerboard else 1 - even if phase else even
         mu, log2_step = network.context.predict(step, state, point)
         value = coder.code(part, mu, log2_step, mask) if group < kept else mu
         if mask is not None:
             value = value * mask
-        state = network.context.see(state, group, value)
+        if step + 1 < len(steps):
+            state = network.context.see(state, group, value)
         if phase:
             done[-1] = done[-1] + value
         else:
@@ -203,7 +203,7 @@ class RateDistortionRounding:
 
 
 class SymbolDecoder:
-    """The coder of a file's reader: adds the symbols (1, C, h, w), which were all decoded before, to the
+    """The coder of a file's reader: adds the symbols (B, C, h, w), which were all decoded before, to the
     predicted means."""
 
     def __init__(self, symbols: Tensor, side: SideInformation) -> None:

@@ -47,10 +47,9 @@ class Header:
     model: str
     model_hash: bytes
     layer_offsets: tuple[int, ...] = field(default=(), compare=False)
-    """The byte offset at which each layer ends, as far as whole layers were seen; not written anywhere."""
+    """The byte offset at which each layer ends, once that is known; not written anywhere."""
     needed: int = field(default=0, compare=False)
-    """With so many bytes of the file the next layer is whole, and the length of the one after it known. (In
-    pictures of several tiles, the next tile of the layer.) 0 when all layers are there."""
+    """How many bytes of the file to have before looking for them again; 0 when they are known."""
 
     @property
     def has_alpha(self) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -48,16 +48,28 @@ EXP2_BITS = 14
 
 
 @cache
-def _blas() -> Any:
-    return ThreadpoolController().select(internal_api="openblas")
+def _blas() -> list[Any]:
+    """The OpenBLAS libraries of the process."""
+    return ThreadpoolController().select(internal_api="openblas").lib_controllers
+
+
+def _set_blas_threads(counts: Iterable[int]) -> None:
+    for library, count in zip(_blas(), counts, strict=True):
+        # From 3.8 on threadpoolctl obeys only the thread that asked first, and that one may be any here.
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+        library.set_num_threads(count)
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
 
 
 class _CallingThread:
     """Keeps OpenBLAS, numpy's usual library, on the calling thread, while anyone is inside.
 
     Its other threads spin for some 25 ms after a product and take their cores from what runs next: with two
-    cores a decode took 40 % longer, at the narrowest width 85 %. The limit is the process's, so the first who
-    enters sets it and the last who leaves takes it back."""
+    cores a decode took 40 % longer, at the narrowest width 85 %. Beside busy processes each product waits
+    for its turn, 20 ms. The limit is the process's, so the first who enters sets it and the last who leaves
+    takes it back."""
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0
@@ -65,14 +77,15 @@ class _CallingThread:
     def __enter__(self) -> None:
         with self.lock:
             if self.inside == 0:
-                self.limits = _blas().limit(limits=1)
+                self.before = [library.num_threads for library in _blas()]
+                _set_blas_threads([1] * len(self.before))
             self.inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
-                self.limits.restore_original_limits()
+                _set_blas_threads(self.before)
 
 
 _calling_thread = _CallingThread()
@@ -82,7 +95,7 @@ def _after_fork() -> None:
     """A forked child must not wait for a lock that a thread of its parent held."""
     global _calling_thread
     if _calling_thread.inside:
-        _calling_thread.limits.restore_original_limits()
+        _set_blas_threads(_calling_thread.before)
     _calling_thread = _CallingThread()
 
 
@@ -195,6 +208,10 @@ class IntegerHyperSynthesis:
             raise WeightsError("integer network: no layers")
         if self.gain.ndim != 2 or self.hyper_inverse.ndim != 2:
             raise WeightsError("integer network: gains must be tables of rate points and channels")
+        if min(self.table_rows, self.table_columns) < 1 or not 0 <= self.scale_log2 <= 6:
+            raise WeightsError("integer network: no table rows or columns, or a step out of range")
+        if abs(self.scale_zero) > LOG_MAX:
+            raise WeightsError("integer network: the scale of row 0 lies beyond ±32 octaves")
         limit, channels = INPUT_MAX, self.hyper_inverse.shape[1]
         for i, layer in enumerate(self.layers):
             name = f"integer network, layer {i}"
@@ -217,10 +234,6 @@ class IntegerHyperSynthesis:
                 )
             if np.abs(gain.astype(np.int32)).max() > LOG_MAX:
                 raise WeightsError("integer network: a gain lies beyond ±32 octaves")
-        if min(self.table_rows, self.table_columns) < 1 or not 0 <= self.scale_log2 <= 6:
-            raise WeightsError("integer network: no table rows or columns, or a step out of range")
-        if abs(self.scale_zero) > LOG_MAX:
-            raise WeightsError("integer network: the scale of row 0 lies beyond ±32 octaves")
         # 2**(k/64) in 14 bits: integers in the file, not computed here
         if (
             self.exp2.shape != (OCTAVE,)

@@ -54,9 +54,9 @@ class Writer:
     channels between its two convolutions."""
 
     channels_8: int = 128
-    blocks_8: tuple[int, ...] = (128,) * 4
+    blocks_8: tuple[int, ...] = (128,) * 4 + (256,) * 3
     channels_16: int = 192
-    blocks_16: tuple[int, ...] = (192,) * 3 + (768,) * 4
+    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 2
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,9 @@ class SynthesisTransform(nn.Module):
     def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
         channels = y_hat.shape[1]
         with torch.autocast(y_hat.device.type, enabled=False):
-            basis = F.avg_pool2d(self.klt.weight[:channels], factor).flatten(1)
-            basis = patch_order(basis, 1) * self.deviation[:channels, None]
+            basis = self.klt.weight[:channels]
+            basis = F.avg_pool2d(basis, factor) if factor > 1 else basis
+            basis = patch_order(basis.flatten(1), 1) * self.deviation[:channels, None]
             grey = basis.new_full((basis.shape[1],), 0.5)
             return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
 
@@ -354,8 +355,9 @@ class ChannelContext(nn.Module):
         super().__init__()
         hidden = config.context_hidden
         self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
+        followed = sorted({group for group, _ in config.steps[:-1]})
         self.see_nets = nn.ModuleList(
-            nn.Conv2d(n, hidden, 3, padding=1, bias=False) for n in config.groups[:-1]
+            nn.Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
         )
         self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
         self.predicted_step = config.predicted_step
@@ -365,9 +367,8 @@ class ChannelContext(nn.Module):
         return self.enter(features)
 
     def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
-        """The state that also knows ŷ of a group, (B, channels, h, w), 0 where a phase has no position."""
-        if group == len(self.see_nets):  # nothing follows the last one
-            return state
+        """The state that also knows ŷ of a group that a step follows, (B, channels, h, w), 0 where a phase
+        has no position."""
         return state + self.see_nets[group](value.to(state.dtype))
 
     def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:

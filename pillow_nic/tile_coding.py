@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .container import Container
 from .entropy import SymbolReader, SymbolWriter
 from .entropy_model import (
     RateDistortionRounding,
@@ -85,16 +86,25 @@ def write_layers(
 
 
 def decode_tile(
-    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int], total: int
+    model: Model, files: Sequence[Container], number: int, size: tuple[int, int], total: int
 ) -> Tensor:
-    """Streams of tile ``number``, one for each layer that is there → ŷ (1, C, *size); groups up to ``total``
-    that are not there stand at their predicted means."""
-    network, point = model.network, model.point(header.rate_point)
-    hyper, symbols, _ = read_symbols(model, streams, header, number, size)
-    z, values = (torch.from_numpy(part).to(model.device)[None].float() for part in (hyper, symbols))
-    side = side_information(network, z, point, header.delta / DELTA_OCTAVE, size)
-    kept = header.layer_ends[len(streams) - 1]
-    return code_groups(network, side.features, point, SymbolDecoder(values, side), kept, total)
+    """Tile ``number`` of each file → ŷ (files, C, *size); groups up to ``total`` that are not there stand at
+    their predicted means. The files have one Δ; their rate points and layers may differ."""
+    network, headers = model.network, [file.header for file in files]
+    point = model.point(*(header.rate_point for header in headers))
+    read = [
+        read_symbols(model, [layer[number] for layer in file.streams], file.header, number, size)
+        for file in files
+    ]
+    channels = max(len(symbols) for _, symbols, _ in read)
+    values = np.zeros((len(files), channels, *size), np.float32)  # 0: the mean
+    for value, (_, symbols, _) in zip(values, read, strict=True):
+        value[: len(symbols)] = symbols
+    hyper = np.stack([hyper for hyper, _, _ in read]).astype(np.float32)
+    z, w = (torch.from_numpy(part).to(model.device) for part in (hyper, values))
+    side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
+    kept = model.config.group_ends.index(channels) + 1
+    return code_groups(network, side.features, point, SymbolDecoder(w, side), kept, total)
 
 
 def read_symbols(

@@ -70,10 +70,12 @@ class Model:
     def config(self) -> NetworkConfig:
         return self.network.config
 
-    def point(self, rate_point: int) -> torch.Tensor:
-        """The rate point as the float networks see it: in 0 … rate_points − 1, shape (1,) on ``device``."""
-        point = rate_point * (self.config.rate_points - 1) / (1 << RATE_POINT_BITS)
-        return torch.tensor([point], dtype=torch.float32, device=self.device)
+    def point(self, *rate_points: int) -> torch.Tensor:
+        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on
+        ``device``."""
+        most = self.config.rate_points - 1
+        points = [rate_point * most / (1 << RATE_POINT_BITS) for rate_point in rate_points]
+        return torch.tensor(points, dtype=torch.float32, device=self.device)
 
     @cached_property
     def symbol_costs(self) -> torch.Tensor:
@@ -170,9 +172,9 @@ def read(file: Path, name: str, device: torch.device) -> Model:
             k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
         }
         network.load_state_dict(state, assign=True)
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
     integer_net = IntegerHyperSynthesis(_part(arrays, "integer."))
     tables = Tables.from_arrays(arrays, "tables.")

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import pillow_nic
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("pillow-nic", deadline=None)
+settings.load_profile("pillow-nic")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,7 @@ from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
 from pillow_nic.header import Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.network import Network
+from pillow_nic.network import Network, NetworkConfig
 from pillow_nic.options import TUNES
 from pillow_nic.tiling import Window
 
@@ -306,6 +306,14 @@ def test_every_width(width: int) -> None:
         encode(pixels, network_width=width, layers=width + 2)
 
 
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_a_narrow_file_is_written_by_the_whole_writer(layered: bytes, width: int) -> None:
+    """Its streams are the first of a full file's; only the reader is a smaller one."""
+    narrow = encode(picture(70, 90), quality=1.0, network_width=width, layers=width + 1)
+    assert container.parse(narrow).streams == container.parse(layered).streams[: width + 1]
+    np.testing.assert_array_equal(decode(narrow), decode(layered, layers=width + 1, fast=True))
+
+
 def test_automatic_width(model: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The narrowest whose limit the quality does not pass and that has room for the layers asked for."""
     limited = replace(model, width_limits=(13107, -1, 32767, -1, -1, 65535))
@@ -336,7 +344,9 @@ def test_step_exponent_reaches_both_sides(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def header_for(model: weights.Model, height: int, width: int, tile_log2: int) -> Header:
-    return Header("RGB", width, height, 40000, 0, 5, (7,), tile_log2, model.name, model.hash)
+    config = model.config
+    last, ends = len(config.widths) - 1, (len(config.groups),)
+    return Header("RGB", width, height, 40000, 0, last, ends, tile_log2, model.name, model.hash)
 
 
 @pytest.fixture(scope="module")
@@ -345,9 +355,15 @@ def restless(model: weights.Model) -> weights.Model:
     return replace(model, network=random_network(model.config, spread=1.0))
 
 
-@pytest.mark.parametrize("which", ["installed", "random"])
-def test_transforms_know_nothing_of_tiles(model: weights.Model, restless: weights.Model, which: str) -> None:
-    chosen = model if which == "installed" else restless
+@pytest.fixture(scope="module")
+def tiny(model: weights.Model) -> weights.Model:
+    """Another architecture, with other halos; only its transforms can be used."""
+    return replace(model, network=random_network(spread=1.0))
+
+
+@pytest.mark.parametrize("which", ["model", "restless", "tiny"])
+def test_transforms_know_nothing_of_tiles(which: str, request: pytest.FixtureRequest) -> None:
+    chosen: weights.Model = request.getfixturevalue(which)
     pixels = picture(300, 270)
     tiled, whole = header_for(chosen, 300, 270, 7), header_for(chosen, 300, 270, 9)
     assert tiled.tile_grid == (3, 3)
@@ -405,13 +421,33 @@ def test_region_outside(tiled_file: bytes, region: tuple[int, int, int, int]) ->
         decode(tiled_file, region=region)
 
 
-def test_halo_is_no_larger_than_it_must_be(restless: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halos_by_hand(restless: weights.Model, tiny: weights.Model) -> None:
+    halos = [
+        (codec._analysis_halo(config), codec._synthesis_halo(config))
+        for config in (NetworkConfig(), restless.config, tiny.config)
+    ]
+    # one position for each 3×3 convolution at 1/16, half a one for each at 1/8; the synthesis has one more
+    assert halos == [(11 + 2, 3 + 2), (3 + 2, 3 + 3), (1 + 1, 1 + 2)]
+
+
+@pytest.mark.parametrize("which", ["restless", "tiny"])
+def test_halo_is_no_larger_than_it_must_be(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # One position less and the tiles show: the test above would notice.
-    pixels = picture(280, 130)
-    monkeypatch.setattr(codec, "_halo", lambda model: 4)
+    chosen: weights.Model = request.getfixturevalue(which)
+    pixels, everything = picture(280, 130), Window(range(18), range(9))
+    headers = [header_for(chosen, 280, 130, tile_log2) for tile_log2 in (7, 9)]
+    analysis, synthesis = codec._analysis_halo(chosen.config), codec._synthesis_halo(chosen.config)
+    monkeypatch.setattr(codec, "_analysis_halo", lambda config: analysis - 1)
+    monkeypatch.setattr(codec, "_synthesis_halo", lambda config: synthesis - 1)
     with torch.inference_mode():
-        latents = [codec._analyse(restless, pixels, header_for(restless, 280, 130, t)) for t in (7, 9)]
-    assert (latents[0] - latents[1]).abs().max() > 1e-3 * latents[1].abs().max()
+        latents = [codec._analyse(chosen, pixels, header) for header in headers]
+        assert (latents[0] - latents[1]).abs().max() > 1e-3 * latents[1].abs().max()
+        one, other = (
+            codec._synthesise(chosen, latents[1], header, everything).astype(int) for header in headers
+        )
+        assert np.abs(one - other).max() > 1
 
 
 def test_picture_of_several_tiles(model: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,10 +657,10 @@ def test_decoding_on_a_device_that_is_not_there(small: bytes) -> None:
         decode(small, device="quantum")
 
 
-def test_fifteen_megapixels() -> None:
-    """At the narrowest width, which takes a fraction of the time; the tiles are the same at every width."""
-    rows, columns = np.mgrid[:3000, :5000]
-    planes = rows * 255 // 2999, columns * 255 // 4999, (rows + columns) // 32 % 256
+def test_fifteen_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "TILE_LOG2", 9)
+    rows, columns = np.mgrid[:1500, :2500]
+    planes = rows * 255 // 1499, columns * 255 // 2499, (rows + columns) // 32 % 256
     pixels = np.stack(planes, 2).astype(np.uint8)
     data = encode(pixels, quality=0.2, network_width=1)
     assert container.parse(data).header.tiles == 15

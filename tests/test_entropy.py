@@ -16,16 +16,9 @@ from hypothesis import strategies as st
 
 from pillow_nic import entropy
 from pillow_nic.entropy import SymbolReader, SymbolWriter, table_bits
-from pillow_nic.entropy_tables import (
-    MAX_SYMBOL,
-    TOTAL,
-    Table,
-    Tables,
-    gaussian_pmf,
-    gaussian_tables,
-    table_from_pmf,
-)
+from pillow_nic.entropy_tables import MAX_SYMBOL, TOTAL, Table, Tables
 from pillow_nic.errors import BitstreamError, WeightsError
+from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from_pmf
 
 Segment = tuple[np.ndarray, np.ndarray, Tables]
 

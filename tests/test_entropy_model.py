@@ -8,24 +8,27 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from tiny_model import CONFIG, random_network
+from tiny_model import CONFIG, STEPWISE, random_network
 from torch import Tensor
 
 from pillow_nic.entropy_model import (
+    RateDistortionRounding,
     RateEstimator,
+    SideInformation,
     SymbolDecoder,
     SymbolEncoder,
     checkerboard,
     code_groups,
+    side_information,
     two_piece_gaussian_bits,
 )
-from pillow_nic.entropy_tables import gaussian_pmf
-from pillow_nic.network import Network
+from pillow_nic.network import LOG2_STEP_MAX, Network, NetworkConfig
+from pillow_nic.training.tables import gaussian_pmf
 
 HEIGHT, WIDTH = 5, 7
 GROUPS = len(CONFIG.groups)
 CHANNELS = CONFIG.latent_channels
-POSITION = torch.tensor([1.7])
+POINT = torch.tensor([1.7])
 
 
 # ---------------------------------------------------------------------------------------------- probabilities
@@ -114,17 +117,17 @@ class Recorder:
     """A coder that answers with random values and writes down what it was asked."""
 
     seed: int = 0
-    calls: list[tuple[int, int, Tensor, Tensor | None]] = field(default_factory=list)
+    calls: list[tuple[slice, Tensor, Tensor | None]] = field(default_factory=list)
 
-    def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + len(self.calls))
-        self.calls.append((first, last, mu, mask))
+        self.calls.append((part, mu, mask))
         return mu + torch.randn(mu.shape, generator=generator)
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return random_network()
+@pytest.fixture(scope="module", params=["one state", "a context of its own for every step"])
+def network(request: pytest.FixtureRequest) -> Network:
+    return random_network(CONFIG if request.param == "one state" else STEPWISE)
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +139,38 @@ def noise(*shape: int, seed: int = 9) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def gains() -> tuple[Tensor, Tensor]:
-    gain = torch.exp2(noise(1, CHANNELS, 1, 1, seed=1) + 2)
-    return gain, 0.97 / gain  # the inverse gain need not be the gain's inverse
+def side_of(log2_gain: Tensor, log2_inverse: Tensor) -> SideInformation:
+    """Only with what coders read."""
+    nothing = torch.empty(0)
+    return SideInformation(nothing, nothing, log2_gain, log2_inverse)
+
+
+UNIT = side_of(torch.zeros(1, CHANNELS, 1, 1), torch.zeros(1, CHANNELS, 1, 1))
+LOG2_GAIN = noise(1, CHANNELS, 1, 1, seed=1) + 2
+SIDE = side_of(LOG2_GAIN, -LOG2_GAIN - 0.05)  # the inverse gain need not be the gain's inverse
 
 
 def encode(
     network: Network, features: Tensor, y: Tensor, coded: Tensor | None = None, limit: int = 1000
 ) -> tuple[SymbolEncoder, Tensor]:
-    gain, inverse = gains()
-    encoder = SymbolEncoder(y, gain, inverse, torch.ones_like(y) if coded is None else coded, limit)
-    return encoder, code_groups(network, features, POSITION, encoder, GROUPS)
+    encoder = SymbolEncoder(y, SIDE, torch.ones_like(y) if coded is None else coded, limit)
+    return encoder, code_groups(network, features, POINT, encoder, GROUPS)
 
 
-def decode(network: Network, features: Tensor, symbols: Tensor, coded: int, total: int = GROUPS) -> Tensor:
-    return code_groups(
-        network, features, POSITION, SymbolDecoder(symbols, gains()[1][:, : symbols.shape[1]]), coded, total
-    )
+def decode(network: Network, features: Tensor, symbols: Tensor, kept: int, total: int = GROUPS) -> Tensor:
+    return code_groups(network, features, POINT, SymbolDecoder(symbols, SIDE), kept, total)
+
+
+def test_side_information() -> None:
+    network = random_network()
+    symbols = noise(1, CONFIG.hyper_channels, 2, 2).mul(9).round()
+    side = side_information(network, symbols, POINT, 0.75, (HEIGHT, WIDTH))
+    inverse = torch.exp2(network.hyper_gain(POINT)[1])[:, :, None, None]
+    torch.testing.assert_close(side.z_hat, symbols * inverse)
+    torch.testing.assert_close(side.features, network.features(side.z_hat)[:, :, :HEIGHT, :WIDTH])
+    log2_gain, log2_inverse = network.gain(POINT)
+    torch.testing.assert_close(side.log2_gain.flatten(), log2_gain[0] - 0.75)  # a larger step, a smaller gain
+    torch.testing.assert_close(side.log2_inverse.flatten(), log2_inverse[0] + 0.75)
 
 
 def test_decoder_gets_the_latent_that_the_encoder_had(network: Network, features: Tensor) -> None:
@@ -165,14 +183,6 @@ def test_decoder_gets_the_latent_that_the_encoder_had(network: Network, features
     assert torch.equal(decode(network, features, encoder.symbols, GROUPS), y_hat)
 
 
-def test_latent_is_within_half_a_step_where_symbols_are_coded(network: Network, features: Tensor) -> None:
-    y, (gain, _) = noise(1, CHANNELS, HEIGHT, WIDTH), gains()
-    coder = SymbolEncoder(y, gain, 1 / gain, torch.ones_like(y), 1000)
-    y_hat = code_groups(network, features, POSITION, coder, GROUPS)
-    assert ((y_hat - y).abs() * gain).max() < 0.501
-    assert ((y_hat - y).abs() * gain).max() > 0.45
-
-
 def test_symbols_are_clamped_to_the_limit(network: Network, features: Tensor) -> None:
     encoder, y_hat = encode(network, features, 1e6 * noise(1, CHANNELS, HEIGHT, WIDTH), limit=100)
     assert encoder.symbols.abs().max() == 100
@@ -180,16 +190,13 @@ def test_symbols_are_clamped_to_the_limit(network: Network, features: Tensor) ->
 
 
 def test_training_reconstructs_what_the_encoder_does(network: Network, features: Tensor) -> None:
-    y, (gain, inverse) = noise(1, CHANNELS, HEIGHT, WIDTH), gains()
+    y = noise(1, CHANNELS, HEIGHT, WIDTH)
     flat = torch.zeros_like(y)
-    estimators = [
-        RateEstimator(y, torch.log2(gain), torch.log2(inverse), flat, flat, noise=noisy)
-        for noisy in (False, True)
-    ]
+    estimators = [RateEstimator(y, SIDE, flat, flat, noise=noisy) for noisy in (False, True)]
     encoder, expected = encode(network, features, y)
     for estimator in estimators:
         torch.testing.assert_close(
-            code_groups(network, features, POSITION, estimator, GROUPS), expected, rtol=1e-4, atol=1e-4
+            code_groups(network, features, POINT, estimator, GROUPS), expected, rtol=1e-4, atol=1e-4
         )
         assert estimator.bits.shape == (1,)
     hard = two_piece_gaussian_bits(encoder.symbols, flat, flat).sum()
@@ -203,50 +210,129 @@ def test_training_counts_every_element_once(network: Network, features: Tensor) 
     scale = torch.full_like(symbols, -8.0)
 
     class Fixed(RateEstimator):
-        def code(self, first: int, last: int, mu: Tensor, mask: Tensor | None) -> Tensor:
-            self.y[:, first:last] = mu + symbols[:, first:last]  # so that v is the symbol whatever the mean
-            return super().code(first, last, mu, mask)
+        def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+            self.y[:, part] = mu + symbols[:, part]  # so that v is the symbol whatever the mean
+            return super().code(part, mu, None, mask)
 
-    unit = torch.zeros(1, CHANNELS, 1, 1)
-    estimator = Fixed(torch.zeros_like(symbols), unit, unit, scale, torch.zeros_like(scale), noise=False)
-    code_groups(network, features, POSITION, estimator, GROUPS)
+    estimator = Fixed(torch.zeros_like(symbols), UNIT, scale, torch.zeros_like(scale), noise=False)
+    code_groups(network, features, POINT, estimator, GROUPS)
     assert estimator.bits.item() == pytest.approx(-math.log2(1e-12) * symbols.sum().item(), rel=1e-4)
 
 
 def test_training_rate_flows_back_through_the_rounding(network: Network, features: Tensor) -> None:
     y = noise(1, CHANNELS, HEIGHT, WIDTH).requires_grad_()
-    unit = torch.zeros(1, CHANNELS, 1, 1)
-    estimator = RateEstimator(y, unit, unit, torch.zeros_like(y), torch.zeros_like(y))
-    y_hat = code_groups(network, features, POSITION, estimator, GROUPS)
+    estimator = RateEstimator(y, UNIT, torch.zeros_like(y), torch.zeros_like(y))
+    y_hat = code_groups(network, features, POINT, estimator, GROUPS)
     torch.autograd.backward(y_hat.square().sum() + estimator.bits.sum())
     assert y.grad is not None
     assert (y.grad != 0).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("coded", range(GROUPS + 1))
-def test_missing_groups_stand_at_the_mean(network: Network, features: Tensor, coded: int) -> None:
+@pytest.mark.parametrize("kept", range(GROUPS + 1))
+def test_missing_groups_stand_at_the_mean(network: Network, features: Tensor, kept: int) -> None:
     y = noise(1, CHANNELS, HEIGHT, WIDTH)
     encoder, full = encode(network, features, y)
-    kept = CONFIG.group_ends[coded - 1] if coded else 0
-    y_hat = decode(network, features, encoder.symbols[:, :kept], coded)
+    channels = CONFIG.group_ends[kept - 1] if kept else 0
+    y_hat = decode(network, features, encoder.symbols[:, :channels], kept)
     assert y_hat.shape == full.shape
-    assert torch.equal(y_hat[:, :kept], full[:, :kept])
+    assert torch.equal(y_hat[:, :channels], full[:, :channels])
     # a symbol of 0 says that the value is the mean
     zeros = torch.zeros_like(y)
-    zeros[:, :kept] = encoder.symbols[:, :kept]
+    zeros[:, :channels] = encoder.symbols[:, :channels]
     assert torch.equal(y_hat, decode(network, features, zeros, GROUPS))
-    if coded == GROUPS - 1:  # and by the definition: the context of all groups before
-        mean = network.context(len(CONFIG.steps) - 1, features, y_hat[:, :kept], POSITION)
-        assert torch.equal(y_hat[:, kept:], mean)
+    if kept == GROUPS - 1:  # and by the definition: from a state that knows all groups before
+        state = network.context.start(features)
+        for group, end in enumerate(CONFIG.group_ends[:-1]):
+            state = network.context.see(state, group, y_hat[:, end - CONFIG.groups[group] : end])
+        mean, _ = network.context.predict(len(CONFIG.steps) - 1, state, POINT)
+        torch.testing.assert_close(y_hat[:, channels:], mean)
 
 
 def test_missing_groups_are_not_asked_for(network: Network, features: Tensor) -> None:
     recorder = Recorder()
-    y_hat = code_groups(network, features, POSITION, recorder, 2, GROUPS)
-    assert [call[:2] for call in recorder.calls] == [(0, 8), (0, 8), (8, 16)]
+    y_hat = code_groups(network, features, POINT, recorder, 2, GROUPS)
+    assert [part for part, *_ in recorder.calls] == [slice(0, 8), slice(0, 8), slice(8, 16)]
     assert y_hat.shape[1] == CHANNELS
-    assert code_groups(network, features, POSITION, Recorder(), 2).shape[1] == 16
-    assert code_groups(network, features, POSITION, Recorder(), 2, 1).shape[1] == 16
+    assert code_groups(network, features, POINT, Recorder(), 2).shape[1] == 16
+    assert code_groups(network, features, POINT, Recorder(), 2, 1).shape[1] == 16
+
+
+# ----------------------------------------------------------------------------------------- the predicted step
+
+
+def test_predicted_step_of_zero_is_none(features: Tensor) -> None:
+    """With heads whose log₂ q is zero, symbols, latent and bits are those of a network that predicts none."""
+    network = random_network()
+    without = random_network(replace(CONFIG, predicted_step=False))
+    state = network.state_dict()
+    for step, (group, _) in enumerate(CONFIG.steps):
+        head = network.context.step_nets[step].head
+        head.weight[CONFIG.groups[group] :] = head.bias[CONFIG.groups[group] :] = 0
+    cut = {k: state[k][: v.shape[0]] for k, v in without.state_dict().items()}
+    without.load_state_dict(cut)
+    y = noise(1, CHANNELS, HEIGHT, WIDTH)
+    flat = torch.zeros_like(y)
+    (first, y_hat), (second, expected) = (encode(net, features, y) for net in (network, without))
+    assert torch.equal(first.symbols, second.symbols)
+    torch.testing.assert_close(y_hat, expected)
+    bits = []
+    for net in (network, without):
+        estimator = RateEstimator(y, SIDE, flat, flat, noise=False)
+        code_groups(net, features, POINT, estimator, GROUPS)
+        bits.append(estimator.bits)
+    torch.testing.assert_close(*bits)
+
+
+def steps_of(network: Network, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """log₂ q of each element as the encoder used it, and its ŷ."""
+    log2_steps = torch.zeros_like(y)
+
+    class Noting(SymbolEncoder):
+        def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+            if log2_step is not None:
+                log2_steps[:, part] += log2_step if mask is None else log2_step * mask
+            return super().code(part, mu, log2_step, mask)
+
+    inverse = side_of(SIDE.log2_gain, -SIDE.log2_gain)
+    coder = Noting(y, inverse, torch.ones_like(y), 1000)
+    return log2_steps, code_groups(network, features, POINT, coder, GROUPS)
+
+
+def test_latent_is_within_half_a_predicted_step(network: Network, features: Tensor) -> None:
+    y = noise(1, CHANNELS, HEIGHT, WIDTH)
+    log2_steps, y_hat = steps_of(network, features, y)
+    if network.config.predicted_step:
+        assert log2_steps.min() < -0.5
+        assert log2_steps.max() > 0.5
+    in_steps = (y_hat - y).abs() * torch.exp2(SIDE.log2_gain - log2_steps)
+    assert 0.45 < in_steps.max() < 0.501
+
+
+def test_a_larger_step_makes_smaller_symbols() -> None:
+    y = 8 * noise(1, 4, 3, 3)
+    zero, part = torch.zeros(1, 4, 1, 1), slice(0, 4)
+    for log2_step in (-LOG2_STEP_MAX, 1.0, LOG2_STEP_MAX):
+        q = torch.full_like(y, log2_step)
+        encoder = SymbolEncoder(y, side_of(zero, zero), torch.ones_like(y), 1000)
+        y_hat = encoder.code(part, torch.zeros_like(y), q, None)
+        assert torch.equal(encoder.symbols, (y / 2**log2_step).round())
+        assert torch.equal(y_hat, encoder.symbols * 2**log2_step)
+        decoder = SymbolDecoder(encoder.symbols, side_of(zero, zero))
+        assert torch.equal(decoder.code(part, torch.zeros_like(y), q, None), y_hat)
+
+
+def test_squared_error_of_a_symbol_is_worth_more_where_the_step_is_larger() -> None:
+    # 3 bits saved against weight·q²·(2·|v − inner| − 1): with a weight of 6, towards zero below 0.75 at
+    # q = 1, below 0.5 + 3/48 at q = 2 and always at q = ½
+    costs = torch.tensor([[7.0, 4.0, 1.0, 4.0, 7.0]])
+    v = torch.tensor([0.51, 0.56, 0.57, 0.74, 0.76, 1.0]).reshape(1, 1, 1, -1)
+    rounding = RateDistortionRounding(
+        costs, torch.zeros_like(v, dtype=torch.int64), torch.full((1, 1, 1, 1), 6.0)
+    )
+    expected = {-1: [0, 0, 0, 0, 0, 0], 0: [0, 0, 0, 0, 1, 1], 1: [0, 0, 1, 1, 1, 1]}
+    for log2_step, symbols in expected.items():
+        assert rounding(v, slice(0, 1), torch.full_like(v, log2_step)).flatten().tolist() == symbols
+    assert rounding(v, slice(0, 1), None).flatten().tolist() == expected[0]
 
 
 # ----------------------------------------------------------------------------------------------- checkerboard
@@ -258,8 +344,8 @@ def test_checkerboard() -> None:
 
 def test_phases_touch_disjoint_positions(network: Network, features: Tensor) -> None:
     recorder = Recorder()
-    y_hat = code_groups(network, features, POSITION, recorder, GROUPS)
-    (*_, mu_even, even), (*_, mu_odd, odd), *others = recorder.calls
+    y_hat = code_groups(network, features, POINT, recorder, GROUPS)
+    (_, mu_even, even), (_, mu_odd, odd), *others = recorder.calls
     assert even is not None
     assert odd is not None
     assert torch.equal(even * odd, torch.zeros_like(even))
@@ -285,20 +371,26 @@ def test_second_phase_sees_the_first_and_not_the_other_way_round(network: Networ
 
 def test_encoder_keeps_the_symbols_of_each_phase_apart() -> None:
     y, mask = noise(1, 2, 3, 3) * 5, checkerboard(3, 3, torch.device("cpu"))
-    one = torch.ones(1, 2, 1, 1)
-    encoder = SymbolEncoder(y, one, one, torch.ones_like(y), 100)
-    encoder.code(0, 2, torch.zeros_like(y), mask)
+    encoder = SymbolEncoder(y, UNIT, torch.ones_like(y), 100)
+    encoder.code(slice(0, 2), torch.zeros_like(y), None, mask)
     assert torch.equal(encoder.symbols, y.round() * mask)
-    encoder.code(0, 2, torch.full_like(y, 2.0), 1 - mask)
+    encoder.code(slice(0, 2), torch.full_like(y, 2.0), None, 1 - mask)
     assert torch.equal(encoder.symbols, y.round() * mask + (y - 2).round() * (1 - mask))
 
 
+@pytest.mark.parametrize("config", [CONFIG, STEPWISE])
 @pytest.mark.parametrize("phases", [0, 3])
-def test_any_number_of_groups_may_have_two_phases(phases: int) -> None:
-    network = random_network(replace(CONFIG, checkerboard=phases))
+def test_any_number_of_groups_may_have_two_phases(config: NetworkConfig, phases: int) -> None:
+    network = random_network(replace(config, checkerboard=phases))
     features = noise(1, CONFIG.features, HEIGHT, WIDTH)
     encoder, y_hat = encode(network, features, noise(1, CHANNELS, HEIGHT, WIDTH))
     assert torch.equal(decode(network, features, encoder.symbols, GROUPS), y_hat)
     recorder = Recorder()
-    code_groups(network, features, POSITION, recorder, GROUPS)
+    code_groups(network, features, POINT, recorder, GROUPS)
     assert len(recorder.calls) == GROUPS + phases
+    if phases:  # the second phase of the last group knows the first
+        even = checkerboard(HEIGHT, WIDTH, torch.device("cpu"))
+        other = encoder.symbols.clone()
+        other[:, 16:] += 3 * even
+        changed = decode(network, features, other, GROUPS) - y_hat
+        assert (changed * (1 - even)).abs().max() > 0.01

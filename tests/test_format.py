@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import pixels
 from safetensors import safe_open
+from tiny_model import random_network, save_weights
 from torch.nn import functional
 
 import pillow_nic
-from pillow_nic import container
+from pillow_nic import codec, container, weights
 from pillow_nic.entropy import SymbolWriter
 from pillow_nic.entropy_tables import Table, Tables
 
@@ -31,10 +34,10 @@ CODE = compile(
 class PageReader:
     """A reader of one file: the page's Python, with the functions that the page describes in words."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, folder: Path = ROOT / "weights") -> None:
         self.file = container.parse(data)
         self.header = header = self.file.header
-        with safe_open(ROOT / "weights" / f"{header.model}.safetensors", "pt") as file:
+        with safe_open(folder / f"{header.model}.safetensors", "pt") as file:
             self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.network = json.loads(file.metadata()["network"])
         ends = [0, *accumulate(self.network["groups"])]
@@ -52,8 +55,9 @@ class PageReader:
             "shuffle": functional.pixel_shuffle,
             "lerp": self.lerp,
             "join": lambda *parts: torch.cat(parts),
+            "clamp": torch.clamp,
             "patches": self.patches,
-            "checkerboard": self.network["checkerboard"],
+            **{key: self.network[key] for key in ("checkerboard", "stepwise_context", "predicted_step")},
             "channels_of_groups": self.groups,
             "channels_8": [width["channels_8"] for width in self.network["widths"]],
             "channels_16": [width["channels_16"] for width in self.network["widths"]],
@@ -66,11 +70,9 @@ class PageReader:
         return self.tensors[name].tolist()
 
     def layer(self, i: int) -> SimpleNamespace:
-        kernel, _, least, greatest, shuffle = self.array(f"integer.{i}.bounds")
-        vectors = {
-            name: self.array(f"integer.{i}.{name}") for name in ("weight", "bias", "multiplier", "shift")
-        }
-        return SimpleNamespace(kernel=kernel, least=least, greatest=greatest, shuffle=shuffle, **vectors)
+        kernel, _, shuffle = self.array(f"integer.{i}.geometry")
+        vectors = {name: self.array(f"integer.{i}.{name}") for name in ("weight", "bias", "shift")}
+        return SimpleNamespace(kernel=kernel, shuffle=shuffle, **vectors)
 
     def tables(self, prefix: str) -> list[tuple[list[int], int]]:
         frequencies = self.array(f"{prefix}.frequencies")
@@ -81,7 +83,8 @@ class PageReader:
 
     def conv(self, name: str, x: torch.Tensor, out: int | None = None) -> torch.Tensor:
         weight = self.tensors[f"network.{name}.weight"].float()[:out, : len(x)]
-        bias = self.tensors[f"network.{name}.bias"][:out]
+        bias = self.tensors.get(f"network.{name}.bias")
+        bias = bias if bias is None else bias[:out]
         return functional.conv2d(x[None], weight, bias, padding=weight.shape[2] // 2)[0]
 
     def lerp(self, name: str, k: int | None = None) -> torch.Tensor:
@@ -140,16 +143,11 @@ class PageReader:
 
 
 def quick(x: list[list[list[int]]], layer: SimpleNamespace) -> list[list[list[int]]]:
-    """The page's convolution by torch: integers in float64."""
+    """The page's sums by torch: integers in float64."""
     shape = len(layer.bias), len(x), layer.kernel, layer.kernel
     weight, bias = torch.tensor(layer.weight).reshape(shape).double(), torch.tensor(layer.bias).double()
-    total = functional.conv2d(torch.tensor(x).double()[None], weight, bias, padding=layer.kernel // 2)[
-        0
-    ].long()
-    shift = torch.tensor(layer.shift)[:, None, None]
-    scaled = (total * torch.tensor(layer.multiplier)[:, None, None] + (1 << (shift - 1))) >> shift
-    y = scaled.clamp(layer.least, layer.greatest)
-    return (functional.pixel_shuffle(y, 2) if layer.shuffle else y).tolist()
+    total = functional.conv2d(torch.tensor(x).double()[None], weight, bias, padding=layer.kernel // 2)
+    return total[0].long().tolist()
 
 
 @pytest.mark.parametrize("name", ["smallest", "width-2", "layers-3", "grey-alpha", "tiles"])
@@ -161,7 +159,26 @@ def test_a_reader_made_of_the_page(name: str) -> None:
         expected = expected[..., 0]
     reader = PageReader(data)
     if name == "tiles":  # six of them take their time in plain Python
-        reader.page["convolution"] = quick
+        reader.page["sums"] = quick
+    assert np.abs(reader.pixels() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("delta", [0, -9])
+@torch.inference_mode()
+def test_a_model_that_predicts_the_step(delta: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As no model does that is installed: a tiny one with random parameters."""
+    save_weights(tmp_path / "tiny.safetensors", random_network())
+    monkeypatch.setattr(weights, "_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(weights, "_models", {})
+    make = codec._header
+    monkeypatch.setattr(codec, "_header", lambda *arguments: replace(make(*arguments), delta=delta))
+    data = codec.encode(
+        pixels(size=(70, 90)), quality=0.4, model="tiny", layers=2, network_width=2, device="cpu"
+    )
+    reader = PageReader(data, tmp_path)
+    assert (reader.network["stepwise_context"], reader.network["predicted_step"]) == (False, True)
+    expected = codec.decode(data, device="cpu").astype(int)
+    assert len(np.unique(expected)) > 50
     assert np.abs(reader.pixels() - expected).max() <= 1
 
 

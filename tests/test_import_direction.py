@@ -16,10 +16,11 @@ ROOT = Path(pillow_nic.__file__).parents[1]
 # From the ground up; a folder stands for all that is in it.
 FLOORS = (
     ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour"),
-    ("workers", "blocks", "entropy", "entropy_tables", "integer_net", "network"),
+    ("workers", "memory", "blocks", "entropy", "entropy_tables", "integer_net", "network"),
     ("entropy_model", "weights", "self_test"),
     ("tile_coding",),
     ("codec",),
+    ("batch",),
     ("training",),
     ("pillow_nic", "NicImagePlugin", "hook", "imageio_nic", "integrations"),
     ("command", "__main__"),

@@ -23,6 +23,28 @@ def test_tiles_run_row_by_row() -> None:
     assert list(tiles(5, 4, 2, 1)) == [Tile(r, c) for r in (first, second, third) for c in (left, right)]
 
 
+def test_slices_of_a_tile_by_example() -> None:
+    tile = Tile(Span(4, 8, 3, 9), Span(0, 4, 0, 5))
+    assert tile.own == (slice(4, 8), slice(0, 4))
+    assert tile.own_from(3, -2) == (slice(1, 5), slice(2, 6))
+    assert tile.outer == (slice(3, 9), slice(0, 5))
+    assert tile.inner == (slice(1, 5), slice(0, 4))
+    assert tile.times(16) == Tile(Span(64, 128, 48, 144), Span(0, 64, 0, 80))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(4, 40), st.integers(0, 40))
+def test_slices_of_a_tile_are_the_same_part_of_the_whole(
+    height: int, width: int, side: int, halo: int
+) -> None:
+    whole = np.arange(height * width).reshape(height, width)
+    for tile in tiles(height, width, side, halo):
+        np.testing.assert_array_equal(whole[tile.outer][tile.inner], whole[tile.own])
+        top, left = tile.rows.outer_start, tile.columns.outer_start
+        np.testing.assert_array_equal(whole[top:, left:][tile.own_from(top, left)], whole[tile.own])
+        larger = whole.repeat(3, 0).repeat(3, 1)
+        np.testing.assert_array_equal(larger[tile.times(3).outer][::3, ::3], whole[tile.outer])
+
+
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 80), st.integers(0, 90))
 def test_tiles_cover_every_position_once(height: int, width: int, side: int, halo: int) -> None:
     times = np.zeros((height, width), int)
@@ -35,7 +57,7 @@ def test_tiles_cover_every_position_once(height: int, width: int, side: int, hal
             # the halo is whole, or ends where the picture ends
             assert span.start - span.outer_start == halo or span.outer_start == 0
             assert span.outer_stop - span.stop == halo or span.outer_stop == length
-        times[tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop] += 1
+        times[tile.own] += 1
     assert (times == 1).all()
 
 

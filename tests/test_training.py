@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from tiny_model import CONFIG, random_network
+from tiny_model import CONFIG, STEPWISE, random_network
 
 from pillow_nic import codec, container, weights
 from pillow_nic.errors import WeightsError
+from pillow_nic.network import NetworkConfig
 
 pytestmark = [
     pytest.mark.training,
@@ -75,9 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts() -> SimpleNamespace:
     """The modules that need the extra."""
-    from pillow_nic.training import data, export, loss, revive, train
+    from pillow_nic.training import data, export, grow, loss, train
 
-    return SimpleNamespace(data=data, export=export, loss=loss, revive=revive, train=train)
+    return SimpleNamespace(data=data, export=export, grow=grow, loss=loss, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def _klt_once(
 
 
 def settings(parts: SimpleNamespace, data: Path, out: Path, **changes: Any) -> Any:
-    fields: dict[str, Any] = {
+    values: dict[str, Any] = {
         "data": [str(data)],
         "out": str(out),
         "steps": 20,
@@ -105,15 +107,15 @@ def settings(parts: SimpleNamespace, data: Path, out: Path, **changes: Any) -> A
         "crop": 64,
         "last_crop": 64,
     }
-    fields |= {"warmup": 3, "lr": 3e-3, "ema": 0.7, "bf16": False, "seed": 5}
-    return parts.train.TrainConfig(**(fields | changes))
+    values |= {"warmup": 3, "lr": 3e-3, "ema": 0.7, "compile": False, "seed": 5}
+    return parts.train.TrainConfig(**(values | changes))
 
 
 @pytest.fixture(scope="module")
 def trained(parts: SimpleNamespace, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of twenty steps from the KLT, mixed steps among them."""
+    """The checkpoint of twenty steps from the KLT, narrow and mixed ones among them."""
     out = tmp_path_factory.mktemp("run")
-    parts.train.train(settings(parts, data, out), SMALL)
+    parts.train.train(settings(parts, data, out, narrow=0.5, prefix=0.2, delta=0.2), SMALL)
     return out / "checkpoint.safetensors"
 
 
@@ -140,6 +142,28 @@ def test_pictures_come_from_folders_and_tars_in_a_fixed_order(parts: SimpleNames
 def test_no_pictures(parts: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pictures in"):
         parts.data.Pictures([tmp_path], CPU)
+
+
+def test_a_picture_smaller_than_the_crops(parts: SimpleNamespace, data: Path) -> None:
+    parts.data.Pictures([data], CPU, 256)
+    with pytest.raises(ValueError, match="a picture is smaller than the crops of 257 pixels"):
+        parts.data.Pictures([data], CPU, 257)
+
+
+def test_screens_have_their_share_of_the_crops(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    for number, height in enumerate((64, 192)):  # black, as no photograph is
+        (tmp_path / f"{number}.png").write_bytes(png(np.zeros((height, 64, 3), np.uint8)))
+    pictures = parts.data.Pictures([data], CPU, 1, [tmp_path], 0.2)
+    assert len(pictures.pictures) == 6
+    assert pictures.weights.sum() == pytest.approx(1)
+    assert pictures.weights[4:] == pytest.approx([0.2 / 4, 0.2 * 3 / 4])
+    crops = pictures.crops(np.random.default_rng(1), 2000, 8)
+    assert (crops.amax((1, 2, 3)) == 0).float().mean().item() == pytest.approx(0.2, abs=0.03)
+    # a share of nothing reads nothing; a share without pictures is an error
+    assert len(parts.data.Pictures([data], CPU, 1, [tmp_path], 0.0).pictures) == 4
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"no pictures in .*none"):
+        parts.data.Pictures([data], CPU, 1, [tmp_path / "none"], 0.2)
 
 
 def test_crops(parts: SimpleNamespace, data: Path) -> None:
@@ -182,13 +206,20 @@ def test_klt_basis_is_orthonormal_and_ordered_by_energy(
 # ------------------------------------------------------------------------------------------------------- loss
 
 
-def test_a_forward_pass_and_its_gradients(parts: SimpleNamespace) -> None:
-    model = parts.loss.TrainingModel(SMALL)
-    model.network.load_state_dict(random_network(SMALL).state_dict())
+def random_model(parts: SimpleNamespace, config: NetworkConfig = SMALL) -> Any:
+    model = parts.loss.TrainingModel(config)
+    model.network.load_state_dict(random_network(config).state_dict())
+    return model
+
+
+@pytest.mark.parametrize("config", [SMALL, STEPWISE])
+def test_a_forward_pass_and_its_gradients(parts: SimpleNamespace, config: NetworkConfig) -> None:
+    model = random_model(parts, config)
     x = torch.rand(2, 3, 64, 80)
     result = parts.loss.forward(model, x, torch.tensor([0.4, 2.6]))
     assert result.bpp.shape == result.mse.shape == result.hyper_bpp.shape == (2,)
     assert result.x_hat.shape == x.shape
+    assert result.y_hat.shape == (2, config.latent_channels, 4, 5)
     assert (result.bpp > result.hyper_bpp).all()
     (result.bpp.sum() + result.mse.sum()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None and not name.endswith("quantiles")]
@@ -197,14 +228,14 @@ def test_a_forward_pass_and_its_gradients(parts: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("width", [0, 1, 2])
 def test_widths_prefixes_and_steps(parts: SimpleNamespace, width: int) -> None:
-    model = parts.loss.TrainingModel(SMALL)
-    model.network.load_state_dict(random_network(SMALL).state_dict())
-    x, position = torch.rand(1, 3, 64, 64), torch.tensor([1.5])
+    model = random_model(parts)
+    x, point = torch.rand(1, 3, 64, 64), torch.tensor([1.5])
     with torch.no_grad():
-        full = parts.loss.forward(model, x, position, width=width, hard=True)
-        first = parts.loss.forward(model, x, position, width=width, groups=1, hard=True)
-        coarse = parts.loss.forward(model, x, position, width=width, delta=1.0, hard=True)
+        full = parts.loss.forward(model, x, point, width=width, hard=True)
+        first = parts.loss.forward(model, x, point, width=width, groups=1, hard=True)
+        coarse = parts.loss.forward(model, x, point, width=width, delta=1.0, hard=True)
     assert full.x_hat.shape == x.shape
+    assert full.y_hat.shape[1] == first.y_hat.shape[1] == SMALL.group_ends[width]
     if width:
         assert first.bpp < full.bpp
     torch.testing.assert_close(first.hyper_bpp, full.hyper_bpp)
@@ -216,17 +247,93 @@ def test_structural_distortion(parts: SimpleNamespace) -> None:
     x = torch.from_numpy(picture(192, 192, 6)).permute(2, 0, 1)[None].float() / 255
     shifted, blurred = x + 0.04, torch.nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
 
-    def distortion(x_hat: torch.Tensor) -> tuple[float, float]:
-        mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
-        zero = torch.zeros(1)
-        result = parts.loss.Result(zero, zero, mse, x_hat)
-        return parts.loss.structural_distortion(x, result).item(), mse.item()
+    def distortions(x_hat: torch.Tensor) -> tuple[float, float]:
+        found = [parts.loss.distortion(tune, x, x_hat).item() for tune in ("ms-ssim", "psnr")]
+        assert found[1] == pytest.approx((x_hat - x).square().mean().item() * 255**2, rel=1e-5)
+        return found[0], found[1]
 
-    assert distortion(x)[0] == pytest.approx(0, abs=1e-3)
+    assert distortions(x)[0] == pytest.approx(0, abs=1e-3)
     # A shift of all colours is an error that MS-SSIM hardly sees, and a blur one that it sees well.
-    (shift, shift_mse), (blur, blur_mse) = distortion(shifted), distortion(blurred)
+    (shift, shift_mse), (blur, blur_mse) = distortions(shifted), distortions(blurred)
     assert shift == pytest.approx(parts.loss.MSE_SHARE * shift_mse, rel=0.3)
     assert blur / blur_mse > 3 * shift / shift_mse
+
+
+def test_decibels(parts: SimpleNamespace) -> None:
+    x = torch.from_numpy(np.stack([picture(192, 192, 6), picture(192, 192, 7)])).permute(0, 3, 1, 2) / 255
+    worse = (x + torch.tensor([0.01, 0.1]).reshape(2, 1, 1, 1) * torch.randn(x.shape)).clamp(0, 1)
+    psnr = parts.loss.decibels("psnr", x, worse)
+    torch.testing.assert_close(psnr, 10 * torch.log10(1 / (x - worse).square().mean((1, 2, 3))))
+    similarity = parts.loss.decibels("ms-ssim", x, worse)
+    torch.testing.assert_close(1 - 10 ** (-similarity / 10), parts.loss.similarity(x, worse))
+    assert similarity[0] > similarity[1] + 5
+
+
+# ------------------------------------------------------------------------------------------------------- grow
+
+
+def outputs(model: Any) -> list[torch.Tensor]:
+    """What a network's transforms give for the same picture."""
+    network, point = model.network, torch.tensor([1.3])
+    with torch.no_grad():
+        y = network.g_a(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)), point)
+        return [y, network.h_a(y, point), network.g_s(y, point)]
+
+
+def test_grown_from_the_same_shapes_it_is_a_copy(parts: SimpleNamespace) -> None:
+    old, new = random_model(parts), parts.loss.TrainingModel(SMALL)
+    said = parts.grow.grow(new, old.state_dict())
+    assert said == "0 tensors cut to their first channels, 0 new in no part"
+    for name, value in new.state_dict().items():
+        if ".blocks_" in name and ".conditioning." in name and "g_s." in name:  # all widths from the widest
+            assert torch.equal(value, old.state_dict()[name][-1:].expand(value.shape)), name
+        else:
+            assert torch.equal(value, old.state_dict()[name]), name
+
+
+def test_new_blocks_of_the_writer_change_nothing(parts: SimpleNamespace) -> None:
+    writer = SMALL.writer
+    larger = replace(
+        writer, blocks_8=(*writer.blocks_8, 7), blocks_16=(*writer.blocks_16, *writer.blocks_16, 30)
+    )
+    old, new = random_model(parts), parts.loss.TrainingModel(replace(SMALL, writer=larger))
+    said = parts.grow.grow(new, old.state_dict())
+    assert said == "0 tensors cut to their first channels, 18 new in g_a.blocks_16, g_a.blocks_8"
+    for before, after in zip(outputs(old), outputs(new), strict=True):
+        torch.testing.assert_close(after, before)
+    # but they can learn: what the last convolution sees is not zero
+    point = torch.tensor([1.0])
+    new.network.g_a(torch.rand(1, 3, 64, 64), point).square().sum().backward()
+    gradient = new.network.g_a.blocks_16[2].conv2.weight.grad
+    assert gradient.abs().max() > 0
+
+
+def test_a_smaller_synthesis_takes_the_first_channels(parts: SimpleNamespace) -> None:
+    """A network whose only width is an inner one of the old network reads as the old one does there, but for
+    the conditioning, which it has from the widest."""
+    old = random_model(parts)
+    small = replace(SMALL, widths=(SMALL.widths[0], replace(SMALL.widths[1], groups=3)))
+    new = parts.loss.TrainingModel(small)
+    said = parts.grow.grow(new, old.state_dict())
+    assert " new in no part" in said
+    assert int(said.split()[0]) > 10
+    for name, value in new.state_dict().items():
+        before = old.state_dict()[name]
+        if ".conditioning." in name and "g_s." in name:
+            before = before[-1:].expand(len(value), *before.shape[1:])
+        assert torch.equal(value, before[tuple(slice(n) for n in value.shape)]), name
+
+
+def test_what_has_another_shape_keeps_its_own_start(parts: SimpleNamespace) -> None:
+    old = random_model(parts, STEPWISE)
+    new = parts.loss.TrainingModel(replace(SMALL, context_hidden=SMALL.context_hidden + 1))
+    start = {k: v.clone() for k, v in new.state_dict().items()}
+    parts.grow.grow(new, old.state_dict())
+    for name, value in new.state_dict().items():
+        if name.startswith("network.context."):
+            assert torch.equal(value, start[name]), name
+        elif name.startswith("network.g_a."):
+            assert torch.equal(value, old.state_dict()[name]), name
 
 
 # ------------------------------------------------------------------------------------------------------ train
@@ -243,15 +350,15 @@ def test_forty_steps_lower_the_loss(
     # The KLT is too good a start for a few steps to better it: begin with deviations three times too small.
     basis, deviation = (t[: SMALL.latent_channels] for t in whole_klt)
     monkeypatch.setattr(parts.train, "klt", lambda *_: (basis, deviation / 3))
-    config = settings(parts, data, tmp_path, mixed_from=2.0, lr=4e-3, warmup=10, steps=40)
+    config = settings(parts, data, tmp_path, delta=0.0, lr=4e-3, warmup=10, steps=40)
     pictures = parts.data.Pictures([data], CPU)
     x = pictures.crops(np.random.default_rng(8), 8, 128)
-    position = torch.linspace(0, SMALL.rate_points - 1, 8)
+    point = torch.linspace(0, SMALL.rate_points - 1, 8)
 
     def loss(model: Any) -> float:
         with torch.no_grad():
-            result = parts.loss.forward(model.eval(), x, position, hard=True)
-        lmbda = SMALL.lmbda(position)
+            result = parts.loss.forward(model.eval(), x, point, hard=True)
+        lmbda = SMALL.lmbda(point)
         return ((lmbda / 0.01) ** -0.5 * (result.bpp + lmbda * result.mse)).mean().item()
 
     start = parts.loss.TrainingModel(SMALL)
@@ -279,97 +386,298 @@ def test_checkpoint_round_trip(parts: SimpleNamespace, trained: Path) -> None:
         last = f.get_tensor("network.g_a.stem.weight")
     assert json.loads(metadata["training"])["steps"] == 20
     assert keys == set(state) | {f"ema.{k}" for k in state}
-    # the moving average is what is read, and not the last step's weights
+    # the moving average is what is read, and not the last step's weights, unless they are asked for
     assert torch.equal(state["network.g_a.stem.weight"], average)
     assert not torch.equal(average, last)
-    assert sorted(p.name for p in trained.parent.iterdir()) == ["checkpoint.safetensors"]
+    raw = parts.train.load_checkpoint(trained, averaged=False)[1]
+    assert set(raw) == set(state)
+    assert torch.equal(raw["network.g_a.stem.weight"], last)
+    assert sorted(p.name for p in trained.parent.iterdir()) == ["checkpoint.safetensors", "optimizer.pt"]
 
 
-def test_resume_goes_on_from_the_average(
+def copy_of(trained: Path, out: Path) -> Path:
+    """The run again, to go on with."""
+    shutil.copytree(trained.parent, out)
+    return out
+
+
+def optimizer_of(out: Path) -> dict[str, Any]:
+    return torch.load(out / "optimizer.pt", weights_only=True)
+
+
+def states(parts: SimpleNamespace, out: Path) -> dict[str, torch.Tensor]:
+    """The last step's weights."""
+    return parts.train.load_checkpoint(out / "checkpoint.safetensors", averaged=False)[1]
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The parts of the network that changed."""
+    return {
+        name.removeprefix("network.").split(".")[0]
+        for name, value in before.items()
+        if not torch.equal(value, after[name])
+    }
+
+
+def test_the_same_command_again_goes_on(
     parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
 ) -> None:
-    config = settings(parts, data, tmp_path, resume=str(trained), steps=2, lr=0.0)
-    resumed = parts.train.train(config, None)
-    before = model_of(parts, trained)
-    for key, value in before.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=1e-5, atol=1e-6)
-    network, _, done = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")
+    out = copy_of(trained, tmp_path / "run")
+    # Nothing moves at a rate of 0, so what comes out is what went in: weights, average and momentum.
+    parts.train.train(settings(parts, data, out, steps=1, lr=0.0, ema=1.0))
+    assert moved(states(parts, trained.parent), states(parts, out)) == set()
+    # The average goes on at the 21st step's factor: 22/31.
+    average, last = parts.train.load_checkpoint(trained)[1], states(parts, out)
+    for key, value in parts.train.load_checkpoint(out / "checkpoint.safetensors")[1].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.lerp(average[key], last[key], 9 / 31))
+    network, _, done = parts.train.load_checkpoint(out / "checkpoint.safetensors")
     assert network == SMALL
-    assert (done["steps"], done["crops"]) == (22, 88)
+    assert (done["steps"], done["crops"]) == (21, 84)
+    first, second = optimizer_of(trained.parent), optimizer_of(out)
+    assert [group["step"] for group in first["param_groups"]] == [20] * 4
+    assert [group["step"] for group in second["param_groups"]] == [21] * 4
+    momentum = [
+        torch.cat([s[key].flatten() for s in optimizer["state"].values() if (key := "momentum_buffer") in s])
+        for optimizer in (first, second)
+    ]
+    similarity = torch.nn.functional.cosine_similarity(*momentum, dim=0)
+    assert 0.2 < similarity < 0.9999
+
+
+def test_a_run_with_the_optimiser_state_does_not_warm_up_again(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    out, how = copy_of(trained, tmp_path / "run"), {"steps": 1, "warmup": 10, "lr": 1e-3}
+
+    def rate() -> float:
+        parts.train.train(settings(parts, data, out, **how), SMALL)
+        return optimizer_of(out)["param_groups"][0]["lr"]
+
+    assert rate() == pytest.approx(1e-3)
+    (out / "optimizer.pt").unlink()
+    assert rate() == pytest.approx(1e-4)
+
+
+def test_two_runs_see_other_crops(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    real = parts.data.Pictures.crops
+
+    def noting(*arguments: Any) -> torch.Tensor:
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(parts.data.Pictures, "crops", noting)
+    out = copy_of(trained, tmp_path / "run")
+    for _ in range(2):
+        parts.train.train(settings(parts, data, out, steps=1))
+    assert not torch.equal(*seen)
+
+
+def test_rate_falls_to_one_percent(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    config = settings(parts, data, tmp_path, steps=4, lr=1e-3, warmup=0, decay=0.5)
+    parts.train.train(config, SMALL)
+    # the fourth step begins at ¾ of the run, half way down
+    for group in optimizer_of(tmp_path)["param_groups"]:
+        assert group["lr"] == pytest.approx(1e-3 * group["scale"] * (0.01 + 0.99 / 2))
+    scales = {group["scale"] for group in optimizer_of(tmp_path)["param_groups"]}
+    assert scales == {1.0, config.linear_lr, config.prior_lr}
+
+
+def test_larger_crops_at_the_end(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    parts.train.train(settings(parts, data, tmp_path, steps=4, last_crop=128, last_part=0.5), SMALL)
+    assert parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[2]["crops"] == 4 + 4 + 4 + 1
+
+
+def test_start_from_another_network(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = replace(SMALL, writer=replace(SMALL.writer, blocks_16=(*SMALL.writer.blocks_16, 9)))
+    config = settings(parts, data, tmp_path, start=str(trained), steps=1, lr=0.0)
+    model = parts.train.train(config, larger)
+    assert "0 tensors cut to their first channels, 6 new in g_a.blocks_16" in capsys.readouterr().out
+    for before, after in zip(outputs(model_of(parts, trained)), outputs(model), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    network, _, done = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")
+    assert network == larger
+    assert (done["steps"], done["crops"]) == (21, 84)
+    assert [group["step"] for group in optimizer_of(tmp_path)["param_groups"]] == [1] * 4
 
 
 def test_same_seed_gives_the_same_weights(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    states = []
     for name in ("one", "two"):
         parts.train.train(settings(parts, data, tmp_path / name, steps=2), SMALL)
-        states.append(parts.train.load_checkpoint(tmp_path / name / "checkpoint.safetensors")[1])
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
+    assert moved(states(parts, tmp_path / "one"), states(parts, tmp_path / "two")) == set()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "soap", "muon"])
 def test_every_optimizer_moves_every_kind_of_parameter(
     parts: SimpleNamespace, data: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    config = settings(parts, data, tmp_path, optimizer=optimizer, steps=3, mixed_from=2.0)
+    config = settings(parts, data, tmp_path, optimizer=optimizer, steps=3, delta=0.0)
     parts.train.train(config, SMALL)
     after = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[1]
     assert all(torch.isfinite(v).all() for v in after.values())
-    torch.manual_seed(config.seed)
+    torch.manual_seed(int(np.random.default_rng([config.seed, 0]).integers(1 << 31)))
     start = parts.loss.TrainingModel(SMALL).state_dict()
-    moved = {name for name, value in start.items() if not torch.equal(after[name], value)}
-    assert any(name.startswith("hyper_prior.") for name in moved)
+    changed = {name for name, value in start.items() if not torch.equal(after[name], value)}
+    assert any(name.startswith("hyper_prior.") for name in changed)
     parameters = ("g_a.head.weight", "g_s.head.bias", "h_a.conv2.weight", "context.step_nets.0.head.weight")
     for name in (*parameters, "gain.log2_gain", "hyper_gain.log2_gain", "g_a.klt.weight"):
-        assert f"network.{name}" in moved
+        assert f"network.{name}" in changed
+    assert "network.h_a.conv2.weight" in changed
 
 
-def test_discount_of_the_hyper_latent_ends(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    config = settings(parts, data, tmp_path, hyper_weight=0.1, hyper_part=0.4)
-    discounts = [parts.train.hyper_discount(config, part) for part in (0.0, 0.2, 0.4, 1.0)]
-    assert discounts == pytest.approx([0.9, 0.45, 0.0, 0.0])
-    plain = settings(parts, data, tmp_path)
-    assert parts.train.hyper_discount(plain, 0.0) == 0
-    losses = []
-    for chosen in (config, plain):
-        states = parts.train.train(replace(chosen, steps=2), SMALL).state_dict()
-        losses.append(states["network.h_a.conv4.weight"])
-    assert not torch.equal(*losses)
+def test_muon_orthogonalises_in_single_precision(parts: SimpleNamespace) -> None:
+    from pillow_nic.training.muon import Float32Muon
+
+    weight = torch.nn.Parameter(torch.zeros(12, 5, 3, 3))
+    optimizer = Float32Muon([{"params": [weight], "use_muon": True}], lr=1.0)
+    gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    weight.grad = gradient.clone()
+    optimizer.step()
+    before, after = (torch.linalg.svdvals(t.flatten(1)) for t in (gradient, weight.detach()))
+    assert before.max() / before.min() > 2.5
+    assert after.max() / after.min() < 1.8
+    # the same directions, to far more digits than half precision has
+    u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    inner = u.T @ -weight.detach().flatten(1) @ v.T
+    assert (inner - torch.diag(inner.diagonal())).abs().max() < 1e-4 * inner.abs().max()
 
 
-def test_dead_channels_are_revived(parts: SimpleNamespace, data: Path, trained: Path) -> None:
-    model = model_of(parts, trained)
-    network, z = model.network, SMALL.hyper_channels
-    dead = list(range(2, z))
-    with torch.no_grad():
-        network.h_a.conv4.weight[:2] *= 100
-        network.h_a.conv4.weight[dead] *= 1e-3
-        network.h_a.conv4.bias[dead] *= 1e-3
-    x = parts.data.Pictures([data], CPU).crops(np.random.default_rng(3), 8, 128)
-    middle = torch.full((8,), float(SMALL.rate_points // 2))
+# --------------------------------------------------------------------------------------------- kinds of steps
 
-    def code() -> tuple[Any, torch.Tensor]:
-        with torch.no_grad():
-            latent = network.h_a(network.g_a(x, middle), middle)
-            return parts.loss.forward(model, x, middle, hard=True), latent
 
-    before, _ = code()
-    assert parts.revive.revive(model, x) == len(dead)
-    after, latent = code()
-    torch.testing.assert_close(after.x_hat, before.x_hat)  # nothing has changed,
-    assert (after.hyper_bpp > before.hyper_bpp).all()  # but that the channels say something
-    torch.testing.assert_close(latent[:, dead].std((0, 2, 3)), torch.ones(len(dead)), rtol=1e-3, atol=0)
-    assert parts.revive.revive(model, x) == 0
+def test_draw(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    shares = {"prefix": 0.3, "delta": 0.4, "narrow": 0.25, "focus": 0.5, "focus_share": 0.8}
+    config = settings(parts, data, tmp_path, **shares)
+    rng = np.random.default_rng(2)
+    drawn = [parts.train.draw(rng, config, SMALL, 8) for _ in range(2000)]
+    top = SMALL.rate_points - 1
+    points = torch.stack([d.point for d in drawn])
+    assert points.shape == (2000, 8)
+    assert points.min() >= 0
+    assert 0.97 * top < points.max() < top
+    assert (points < top / 2).float().mean().item() == pytest.approx(0.8 + 0.2 / 2, abs=0.02)
+    assert {d.kept for d in drawn} == {1, 2, 3}
+    assert np.mean([d.kept < 3 for d in drawn]) == pytest.approx(0.3, abs=0.04)
+    stepped = [d for d in drawn if d.delta]
+    assert len(stepped) / 2000 == pytest.approx(0.7 * 0.4 * 16 / 17, abs=0.04)
+    assert {d.kept for d in stepped} == {3}
+    assert {8 * d.delta for d in stepped} == set(range(-8, 9)) - {0}
+    assert {d.narrow for d in drawn} == {None, 0, 1}  # the full width learns always
+    assert np.mean([d.narrow is not None for d in drawn]) == pytest.approx(0.25, abs=0.04)
+
+
+def gradients(parts: SimpleNamespace, model: Any, config: Any, drawn: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)  # the same noise
+    model.zero_grad(set_to_none=True)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    parts.train.loss_of(model, x, drawn, config)[0].backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_nothing_but_the_synthesis_learns_from_a_narrow_picture(
+    parts: SimpleNamespace, data: Path, tmp_path: Path
+) -> None:
+    model, config = random_model(parts), settings(parts, data, tmp_path)
+    plain = parts.train.Draw(torch.tensor([0.5, 2.5]), 3)
+    alone, beside = (gradients(parts, model, config, d) for d in (plain, replace(plain, narrow=0)))
+    assert set(alone) == set(beside)
+    for name, gradient in alone.items():
+        if name.startswith("network.g_s."):
+            continue
+        assert torch.equal(beside[name], gradient), name
+    assert not torch.equal(alone["network.g_s.stem.weight"], beside["network.g_s.stem.weight"])
+    # only the first channels of the narrow width, and its own conditioning
+    change = beside["network.g_s.stem.weight"] - alone["network.g_s.stem.weight"]
+    size = SMALL.widths[0]
+    assert change[: size.channels_16, :8].abs().min() > 0
+    assert change[size.channels_16 :].abs().max() == change[:, 8:].abs().max() == 0
+    conditioning = beside["network.g_s.blocks_8.0.conditioning.scale"]
+    assert conditioning[0].abs().max() > 0
+    assert conditioning[1].abs().max() == 0
+    assert conditioning[2].abs().max() > 0
+
+
+def test_a_prefix_is_trained_at_a_rate_point_that_suits_it(
+    parts: SimpleNamespace, data: Path, tmp_path: Path
+) -> None:
+    model, config = random_model(parts).eval(), settings(parts, data, tmp_path)
+    drawn = parts.train.Draw(torch.tensor([0.5, 2.9]), 1)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    torch.manual_seed(5)
+    loss, shown = parts.train.loss_of(model, x, drawn, config)
+    torch.manual_seed(5)
+    result = parts.loss.forward(model, x, drawn.point, groups=1)
+    lmbda = SMALL.lmbda(torch.tensor([0.5, 1.0]))  # a third of the groups, a third of the range
+    torch.testing.assert_close(loss, ((result.bpp + lmbda * result.mse) * (0.01 / lmbda).sqrt()).mean())
+    assert shown["bpp"] == pytest.approx(result.bpp.mean().item())
+
+
+WRITER = {"g_a", "h_a", "gain", "hyper_gain"}
+READER = {"g_s", "h_s", "features", "context"}
+
+
+def test_a_prefix_step_changes_nothing_of_the_writer(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Not even by the momentum that earlier steps left."""
+    out = copy_of(trained, tmp_path / "run")
+    before = states(parts, out)
+    parts.train.train(settings(parts, data, out, steps=2, prefix=1.0))
+    changed = moved(before, states(parts, out))
+    assert not changed & WRITER
+    assert changed >= READER
+    parts.train.train(settings(parts, data, out, steps=1, prefix=0.0))
+    assert moved(before, states(parts, out)) >= WRITER | READER
+
+
+def test_frozen_parts_stay(parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path) -> None:
+    config = settings(parts, data, tmp_path, start=str(trained), steps=2, freeze=["g_a", "h_a", "h_s"])
+    parts.train.train(replace(config, linear_lr=0.0), SMALL)
+    start = parts.loss.TrainingModel(SMALL)
+    parts.grow.grow(start, parts.train.load_checkpoint(trained)[1])
+    before, after = start.state_dict(), states(parts, tmp_path)
+    assert moved(before, after) & (WRITER | READER) == (WRITER | READER) - {"g_a", "h_a", "h_s"}
+    assert torch.equal(before["network.g_s.klt.weight"], after["network.g_s.klt.weight"])
+
+
+@pytest.mark.parametrize("mix", [{"narrow": 1.0}, {"prefix": 1.0}, {"delta": 1.0}])
+def test_every_kind_of_mixed_step(
+    parts: SimpleNamespace, data: Path, tmp_path: Path, mix: dict[str, float]
+) -> None:
+    parts.train.train(settings(parts, data, tmp_path, steps=3, **mix), SMALL)
+    assert all(torch.isfinite(v).all() for v in states(parts, tmp_path).values())
+
+
+# ------------------------------------------------------------------------------------------------- validation
 
 
 def test_no_steps_only_validate(
     parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = {"steps": 0, "resume": str(trained), "valid": str(data), "valid_pictures": 1}
-    same = parts.train.train(settings(parts, data, tmp_path, **few)).state_dict()
+    out = copy_of(trained, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    same = parts.train.train(settings(parts, data, out, steps=0, valid=str(data), valid_pictures=1))
     for key, value in model_of(parts, trained).state_dict().items():
-        torch.testing.assert_close(same[key], value, rtol=0, atol=0)
-    assert capsys.readouterr().out.count('"position"') == 7
+        assert torch.equal(same.state_dict()[key], value), key
+    assert capsys.readouterr().out.count('"point"') == 7
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_validation(parts: SimpleNamespace, data: Path, trained: Path) -> None:
+    pictures = parts.train.validation_pictures(data, 5, CPU)
+    # the folder itself, without what lies below
+    assert [tuple(p.shape) for p in pictures] == [(1, 3, 256, 320)]
+    rows = parts.train.validate(model_of(parts, trained), pictures, [0.0, 1.5, 3.0], bf16=False)
+    assert [row["point"] for row in rows] == [0.0, 1.5, 3.0]
+    for row in rows:
+        assert 0 < row["hyper"] < row["bpp"]
+        assert 10 < row["decibels"] < 60
+    assert rows[0]["bpp"] < rows[2]["bpp"]
 
 
 def test_training_for_ms_ssim(
@@ -384,62 +692,61 @@ def test_training_for_ms_ssim(
     parts.train.train(config, SMALL)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(rows) == 7
-    assert all(0 < row["ms_ssim"] < 1 for row in rows)
-    assert rows[-1]["ms_ssim"] > rows[0]["ms_ssim"]
+    assert rows[-1]["decibels"] > rows[0]["decibels"] > 3
     monkeypatch.setattr(weights, "_FOLDERS", (tmp_path / "elsewhere",))
     checkpoint = str(tmp_path / "checkpoint.safetensors")
     parts.export.main([checkpoint, str(tmp_path / "model.safetensors"), "--valid", str(data)])
     card = (tmp_path / "model.md").read_text("utf-8")
     assert "estimated bytes at equal MS-SSIM on" in card
     assert "whole files, bpp | MS-SSIM, dB |" in card
-    with pytest.raises(SystemExit):
-        parts.train.main(["--data", str(data), "--tune", "ssim"])
+    assert str(data) not in card
 
 
-def test_every_kind_of_mixed_step(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    mixes = (
-        {"mixed_width": 1.0},
-        {"mixed_width": 0.0, "mixed_prefix": 1.0},
-        {"mixed_width": 0.0, "mixed_prefix": 0.0, "mixed_delta": 1.0},
-    )
-    for mix in mixes:
-        parts.train.train(settings(parts, data, tmp_path, steps=3, mixed_from=0.0, **mix), SMALL)
-        _, state, _ = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")
-        assert all(torch.isfinite(v).all() for v in state.values())
-
-
-def test_validation(parts: SimpleNamespace, data: Path, trained: Path) -> None:
-    pictures = parts.train.validation_pictures(data, 5, CPU)
-    assert [tuple(p.shape) for p in pictures] == [
-        (1, 3, 256, 320)
-    ]  # the folder itself, without what lies below
-    rows = parts.train.validate(model_of(parts, trained), pictures, [0.0, 1.5, 3.0], bf16=False)
-    assert [row["position"] for row in rows] == [0.0, 1.5, 3.0]
-    for row in rows:
-        assert 0 < row["hyper"] < row["bpp"]
-        assert 10 < row["psnr"] < 60
-    assert rows[0]["bpp"] < rows[2]["bpp"]
+# ----------------------------------------------------------------------------------------------- command line
 
 
 def test_command_line(
     parts: SimpleNamespace, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--data", str(data), "--valid", str(data), "--out", str(tmp_path)]
-    how = ["--steps", "1", "--batch", "2", "--crop", "64", "--last-crop", "64", "--no-bf16"]
-    what = '{"hyper_channels": 4, "hyper_hidden": 8, "context_hidden": 8}'
-    parts.train.main([*where, *how, "--network", what])
+    how = ["--steps", "1", "--batch", "2", "--crop", "64", "--last-crop", "64", "--no-compile"]
+    small = json.loads(SMALL.to_json())
+    changed = {key: small[key] for key in ("groups", "widths", "writer", "hyper_channels", "hyper_hidden")}
+    parts.train.main([*where, *how, "--freeze", "g_a", "--network", json.dumps(changed)])
     network = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[0]
-    assert (network.hyper_channels, network.context_hidden) == (4, 8)
+    assert network == replace(NetworkConfig(), **{key: getattr(SMALL, key) for key in changed})
+    recipe = parts.train.load_recipe(tmp_path / "checkpoint.safetensors")
+    assert (recipe["steps"], recipe["freeze"], recipe["compile"]) == (1, ["g_a"], False)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(rows) == 7
-    assert {"position", "bpp", "hyper", "psnr"} == set(rows[0])
+    assert {"point", "bpp", "hyper", "decibels"} == set(rows[0])
 
 
-def test_command_line_sets_groups_and_widths(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
-    what = json.dumps({k: v for k, v in json.loads(SMALL.to_json()).items() if k in ("groups", "widths")})
-    parts.train.main(["--data", str(data), "--out", str(tmp_path), "--steps", "1", "--network", what])
-    network = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[0]
-    assert (network.groups, network.widths) == (SMALL.groups, SMALL.widths)
+def test_every_option_has_a_sentence(
+    parts: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parts.train.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for entry in fields(parts.train.TrainConfig):
+        assert f"--{entry.name.replace('_', '-')}" in said
+        assert entry.metadata["sentence"] in said
+    with pytest.raises(SystemExit):
+        parts.train.main(["--data", str(data), "--tune", "ssim"])
+    with pytest.raises(SystemExit):
+        parts.train.main(["--steps", "1"])  # no data
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler hides it
+def test_compiled_bits_are_the_same(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    for name, compiled in (("plain", False), ("compiled", True)):
+        out = copy_of(trained, tmp_path / name)
+        parts.train.train(settings(parts, data, out, steps=1, compile=compiled))
+    plain, compiled = (states(parts, tmp_path / name) for name in ("plain", "compiled"))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------- export
@@ -489,9 +796,9 @@ def test_files_cost_what_training_counted(parts: SimpleNamespace, exported: str,
         data = codec.encode(pixels, quality=quality, model=exported, layers=1, effort=0)
         streams = sum(len(s) for layer in container.parse(data).streams for s in layer)
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        position = torch.tensor([round(quality * 65535) * (SMALL.rate_points - 1) / 65536])
+        point = torch.tensor([round(quality * 65535) * (SMALL.rate_points - 1) / 65536])
         with torch.no_grad():
-            result = parts.loss.forward(model, x, position, hard=True)
+            result = parts.loss.forward(model, x, point, hard=True)
         estimate = result.bpp.item() * 192 * 256 / 8
         assert streams == pytest.approx(estimate, rel=0.04, abs=8)
         psnr = 10 * math.log10(255**2 / np.square(codec.decode(data).astype(float) - pixels).mean())

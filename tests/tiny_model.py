@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,29 @@ import torch
 from safetensors.torch import save_file
 
 from pillow_nic import self_test
-from pillow_nic.entropy_tables import Tables, gaussian_pmf, gaussian_tables, table_from_pmf
-from pillow_nic.integer_net import Array, IntegerHyperSynthesis, quantise
-from pillow_nic.network import Network, NetworkConfig, Width
+from pillow_nic.entropy_tables import Tables
+from pillow_nic.integer_net import Array, IntegerHyperSynthesis
+from pillow_nic.network import Network, NetworkConfig, Width, Writer
+from pillow_nic.training.quantise import quantise
+from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from_pmf
 
 CONFIG = NetworkConfig(
     groups=(8, 8, 16),
+    writer=Writer(14, (11, 18), 20, (22,)),
     widths=(Width(1, 8, 8), Width(2, 12, 16), Width(3, 16, 24)),
     blocks_8=2,
     blocks_16=1,
     hyper_channels=6,
     hyper_hidden=10,
+    hyper_last=13,
     features=7,
     context_hidden=9,
     checkerboard=1,
     rate_points=4,
 )
 """Every number differs from its neighbours where it can, so that a mixed-up one does not fit."""
-
+STEPWISE = replace(CONFIG, predicted_step=False, stepwise_context=True)
+"""The same with the context of nic-1."""
 
 METADATA = {"network": CONFIG.to_json(), "width_limits": "[-1, -1, 65535]"}
 

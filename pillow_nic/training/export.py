@@ -199,7 +199,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
         metadata = f.metadata()
     recipe = load_recipe(checkpoint)
     title = TITLES[recipe["tune"]]
-    for key in ("data", "valid", "out", "resume"):  # places on one machine say nothing to others
+    for key in ("data", "screens", "valid", "out", "start"):  # places on one machine say nothing to others
         del recipe[key]
     bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())
     lines = [

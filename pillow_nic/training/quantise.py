@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import WeightsError
 from ..integer_net import (
     ACTIVATION_MAX,
     ACTIVATION_STEP,
@@ -66,7 +67,9 @@ def quantise(
         # rounding adds at most half an integer a weight, and one to the bias
         room = EXACT - 1 - 0.5 * weight.shape[1] * input_max
         shift = np.floor(np.log2(np.minimum(room / worst, 32767 / np.maximum(np.abs(weight).max(1), 1e-9))))
-        shift = np.clip(shift, scale_log2 if last else 1, 24).astype(np.int32)
+        shift = np.minimum(shift, 24).astype(np.int32)
+        if (shift < (scale_log2 if last else 1)).any():
+            raise WeightsError(f"integer network, layer {i}: weights are too large to be exact")
         arrays[f"{i}.weight"] = np.rint(np.ldexp(weight, shift[:, None])).astype(np.int16)
         arrays[f"{i}.bias"] = np.rint(np.ldexp(bias, shift)).astype(np.int32)
         arrays[f"{i}.shift"] = shift

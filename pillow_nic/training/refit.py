@@ -56,7 +56,7 @@ def refit(tables: Tables, counts: Counts) -> Tables:
         if not table.frequencies.size:
             return table
         part = counts[tables.offsets[index] : tables.offsets[index + 1]]
-        prior = STRENGTH * table.frequencies.size * table.frequencies / TOTAL
+        prior = table.frequencies / TOTAL * STRENGTH * table.frequencies.size
         return Table(frequencies(part + prior), table.lo)
 
     return Tables.join(refitted(index) for index in range(len(tables)))

@@ -111,7 +111,7 @@ def load_checkpoint(
         metadata = f.metadata()
         keys = list(f.keys())
         prefix = "ema." if averaged and any(k.startswith("ema.") for k in keys) else ""
-        state = {k[len(prefix) :]: f.get_tensor(k) for k in keys if k.startswith(prefix)}
+        state = {k[len(prefix) :]: f.get_tensor(k) for k in keys if k.startswith("ema.") == bool(prefix)}
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return NetworkConfig.from_json(metadata["network"]), state, json.loads(metadata.get("done", "{}"))
 
@@ -338,7 +338,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         _average(ema, model, decay)
         if whole:
             log.append(shown | {"norm": norm.item()})
-        if step in (1, 10, 50) or step % 100 == 0:
+        if log and (step in (1, 10, 50) or step % 100 == 0):
             mean = {key: np.mean([row[key] for row in log[-100:]]) for key in log[-1]}
             means = " ".join(f"{key} {value:.4f}" for key, value in mean.items())
             speed = crops / (time.time() - begin)

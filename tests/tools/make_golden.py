@@ -52,7 +52,7 @@ def symbols_digest(data: bytes) -> int:
     model = weights.load(header.model, torch.device("cpu"))
     digest = 0
     for number, (rows, columns) in codec._places(header):
-        size = (rows.stop - rows.start, columns.stop - columns.start)
+        size = rows.stop - rows.start, columns.stop - columns.start
         streams = [layer[number] for layer in parsed.streams]
         for part in tile_coding.read_symbols(model, streams, header, number, size)[:2]:
             digest = zlib.crc32(part.astype("<i4").tobytes(), digest)
