@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import BitstreamError, NicError, TruncatedError, UnsupportedModelError, WeightsError
     from .header import Header
     from .NicImagePlugin import NicImageFile
+    from .preload import warm_up
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "register",
     "truncate",
     "unregister",
+    "warm_up",
 ]
 
 _MIME = "image/x-nic"
@@ -51,6 +53,7 @@ _LAZY = {
     "encode": "codec",
     "decode": "codec",
     "decode_batch": "batch",
+    "warm_up": "preload",
     "BitstreamError": "errors",
     "NicError": "errors",
     "TruncatedError": "errors",

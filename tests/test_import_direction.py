@@ -20,7 +20,7 @@ FLOORS = (
     ("entropy_model", "weights", "self_test"),
     ("tile_coding",),
     ("codec",),
-    ("batch",),
+    ("batch", "preload"),
     ("training",),
     ("pillow_nic", "NicImagePlugin", "hook", "imageio_nic", "integrations"),
     ("command", "__main__"),
