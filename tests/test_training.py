@@ -459,6 +459,17 @@ def test_a_run_with_the_optimiser_state_does_not_warm_up_again(
     assert rate() == pytest.approx(1e-4)
 
 
+def test_a_new_trunk_averages_from_its_own_start(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    # Steps of the run that it started from do not slow the average down.
+    parts.train.train(settings(parts, data, tmp_path, start=str(trained), steps=1, ema=1.0))
+    before, last = parts.train.load_checkpoint(trained)[1], states(parts, tmp_path)
+    for key, value in parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[1].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.lerp(before[key], last[key], 9 / 11))
+
+
 def test_two_runs_see_other_crops(
     parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
