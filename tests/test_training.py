@@ -463,7 +463,7 @@ def test_a_new_trunk_averages_from_its_own_start(
     parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
 ) -> None:
     # Steps of the run that it started from do not slow the average down.
-    parts.train.train(settings(parts, data, tmp_path, start=str(trained), steps=1, ema=1.0))
+    parts.train.train(settings(parts, data, tmp_path, start=str(trained), steps=1, ema=1.0), SMALL)
     before, last = parts.train.load_checkpoint(trained)[1], states(parts, tmp_path)
     for key, value in parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[1].items():
         if value.is_floating_point():
