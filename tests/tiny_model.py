@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,11 @@ CONFIG = NetworkConfig(
 STEPWISE = replace(CONFIG, predicted_step=False, stepwise_context=True)
 """The same with the context of nic-1."""
 
-METADATA = {"network": CONFIG.to_json(), "width_limits": "[-1, -1, 65535]"}
+METADATA = {
+    "network": CONFIG.to_json(),
+    "width_limits": "[-1, -1, 65535]",
+    "reduced_groups": json.dumps({2: [3] * 4, 4: [2, 3, 3, 3], 8: [2] * 4, 16: [1, 1, 2, 2]}),
+}
 
 
 def random_network(config: NetworkConfig = CONFIG, seed: int = 1, spread: float = 0.5) -> Network:

@@ -1,0 +1,135 @@
+"""Out of memory: smaller pieces, then the CPU, then an OSError; nothing is torn down or left half done."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pictures import pixels
+
+from pillow_nic import batch, codec, memory, weights
+
+CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+OTHERS = [
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 5.93 GB)"),
+]
+
+
+def without_memory() -> Exception:
+    """What this torch says on the CPU."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [CUDA, *OTHERS, MemoryError("no"), without_memory()], ids=repr)
+def test_errors_that_mean_memory(error: Exception) -> None:
+    assert memory.ran_out(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), ValueError("out of memory"), OSError()])
+def test_errors_that_do_not(error: Exception) -> None:
+    assert not memory.ran_out(error)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(type(error)) as caught:
+            memory.within_memory(torch.device(device), "x", lambda *_: raise_(error))
+        assert caught.value is error
+
+
+def raise_(error: Exception) -> Any:
+    raise error
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the default device a "GPU" that has no memory for transforms of more latent positions than so
+    many; it computes on the CPU."""
+    real = weights.load
+
+    def set_limit(most: int) -> None:
+        def limited(transform: Any, scale: int) -> None:
+            forward = transform.forward
+
+            def checked(x: torch.Tensor, *more: Any) -> torch.Tensor:
+                if x.shape[0] * x.shape[2] * x.shape[3] > most * scale:
+                    raise CUDA
+                return forward(x, *more)
+
+            transform.forward = checked
+
+        def load(name: str, device: torch.device) -> weights.Model:
+            model = real(name, torch.device("cpu"))
+            if device.type == "cpu":
+                return model
+            network = copy.deepcopy(model.network)
+            limited(network.g_s, 1)
+            limited(network.g_a, 256)
+            return replace(model, network=network)
+
+        monkeypatch.setattr(weights, "load", load)
+        monkeypatch.setattr(weights, "pick_device", lambda device=None: torch.device(device or "cuda:0"))
+
+    return set_limit
+
+
+PIECES, CPU = "out of memory on cuda:0: smaller pieces instead", "out of memory on cuda:0: the CPU instead"
+
+
+def messages(seen: list[warnings.WarningMessage]) -> list[str]:
+    assert all(warning.category is RuntimeWarning for warning in seen)
+    return [str(warning.message) for warning in seen]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(10**6, []), (1600, [PIECES]), (10, [PIECES, CPU])])
+def test_less_at_once_then_the_cpu(most: int, expected: list[str], limit: Callable[[int], None]) -> None:
+    image = np.tile(pixels(size=(400, 300)), (2, 2, 1))  # 38×50 positions, of which a small piece has 32×32
+    data = codec.encode(image, device="cpu")
+    right = codec.decode(data, device="cpu").astype(int)
+    limit(most)
+    with warnings.catch_warnings(record=True, action="always") as seen:
+        encoded = codec.encode(image)
+    assert messages(seen) == expected
+    assert (
+        np.abs(codec.decode(encoded, device="cpu") - right).max() <= 8
+    )  # a symbol may have gone the other way
+    with warnings.catch_warnings(record=True, action="always") as seen:
+        decoded = codec.decode(data)
+    assert messages(seen) == expected
+    assert np.abs(decoded - right).max() <= 1
+
+
+@pytest.mark.parametrize(("most", "expected"), [(4 * 13 * 13, [PIECES]), (10, [PIECES, CPU])])
+def test_a_batch_with_less_at_once(most: int, expected: list[str], limit: Callable[[int], None]) -> None:
+    files = [codec.encode(pixels(size=(208, 208), corner=(8 * i, 0)), device="cpu") for i in range(8)]
+    right = [codec.decode(file, device="cpu").astype(int) for file in files]
+    limit(most)
+    with warnings.catch_warnings(record=True, action="always") as seen:
+        decoded = batch.decode_batch(files)
+    assert messages(seen) == expected
+    for found, wanted in zip(decoded, right, strict=True):
+        assert np.abs(found - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), without_memory()], ids=["numpy", "torch"])
+def test_the_cpu_has_not_enough_either(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = codec.encode(pixels(size=(90, 40)), device="cpu")
+    for name in ("_analyse", "_synthesise"):
+        monkeypatch.setattr(codec, name, lambda *_: raise_(error))
+    for action, what in (
+        (lambda: codec.decode(data, device="cpu"), "decode 90×40 pixels"),
+        (lambda: codec.encode(pixels(size=(90, 40)), device="cpu"), "encode 90×40 pixels"),
+        (lambda: batch.decode_batch([data] * 3, device="cpu"), "decode 3 files"),
+    ):
+        with pytest.raises(OSError, match=f"not enough memory to {what}") as caught:
+            action()
+        assert caught.value.errno == errno.ENOMEM
+        assert caught.value.__cause__ is error
