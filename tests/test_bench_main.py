@@ -190,18 +190,6 @@ def test_monotone(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         assert bench("--monotone") == expected
 
 
-def test_speed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(folder / "set", 96, 64)
-    monkeypatch.setattr(benchmark, "SPEED_SIDES", (48, 100))
-    monkeypatch.setattr(benchmark, "first_decode", lambda *_: [3.0, 1.0, 2.0, 5.0, 4.0])
-    assert bench("--speed", "1") == 0
-    text = capsys.readouterr().out
-    seconds = r"  +\d+\.\d{3} \(\d+\.\d{3}\)"
-    assert re.search(rf"^nic-ms-ssim-e1 +48x48    +0\.500{seconds}{seconds}$", text, re.MULTILINE)
-    assert re.search(r"^nic-ms-ssim-e1 +100x100 ", text, re.MULTILINE)
-    assert text.endswith("median 3.00 s of 5 (1.00 to 5.00)\n")
-
-
 # -------------------------------------------------------------------------------------------------- errors
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_measure(file: Path) -> None:
 
 def test_tunes_and_efforts_are_those_that_are_asked_for(file: Path) -> None:
     pixels = np.asarray(Image.open(file))
-    codecs = Settings(file, tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu").nics([0.5])
+    codecs = Settings([file], tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu").nics([0.5])
     assert [codec.name for codec in codecs] == [
         "nic-psnr-e0",
         "nic-psnr-e1",
@@ -110,15 +109,6 @@ def test_speed(file: Path) -> None:
         encode, decode = measuring.speed(pixels, 2, 0.5, Nic(device="cpu", network_width=1), side)
         assert encode == [2e6 / side**2] * 2
         assert decode == [5e6 / side**2] * 2
-
-
-def test_first_decode(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pillow_nic.encode(measuring.read(file), quality=0.5, device="cpu")
-    ticks = itertools.accumulate(itertools.cycle((10, 4)))
-    monkeypatch.setattr(measuring, "perf_counter", lambda: next(ticks))
-    assert measuring.first_decode(data, 2, "cpu") == [4, 4]
-    with pytest.raises(subprocess.CalledProcessError):  # it really decodes
-        measuring.first_decode(data[:-1], 1, "cpu")
 
 
 def test_table() -> None:

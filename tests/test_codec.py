@@ -328,10 +328,10 @@ def test_automatic_width(model: weights.Model, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_step_exponent_reaches_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, make = picture(64, 64), codec._header
+    pixels, make = picture(64, 64), codec.header_for
 
     def coded(delta: int) -> bytes:
-        monkeypatch.setattr(codec, "_header", lambda *options: replace(make(*options), delta=delta))
+        monkeypatch.setattr(codec, "header_for", lambda *options: replace(make(*options), delta=delta))
         return encode(pixels, quality=0.7)
 
     coarse, middle, fine = coded(8), coded(0), coded(-8)

@@ -775,7 +775,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         ("nic ", {"encode", "decode", "truncate", "info", "bench", "install-hook", "remove-hook"}),
         ("nic encode --net", {"--network-width"}),
-        ("nic decode --re", {"--recursive", "--region"}),
+        ("nic decode --re", {"--recursive", "--reduce", "--region"}),
     ],
 )
 def test_completion(here: Path, line: str, expected: set[str]) -> None:

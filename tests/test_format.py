@@ -170,8 +170,8 @@ def test_a_model_that_predicts_the_step(delta: int, tmp_path: Path, monkeypatch:
     save_weights(tmp_path / "tiny.safetensors", random_network())
     monkeypatch.setattr(weights, "_FOLDERS", (tmp_path,))
     monkeypatch.setattr(weights, "_models", {})
-    make = codec._header
-    monkeypatch.setattr(codec, "_header", lambda *arguments: replace(make(*arguments), delta=delta))
+    make = codec.header_for
+    monkeypatch.setattr(codec, "header_for", lambda *arguments: replace(make(*arguments), delta=delta))
     data = codec.encode(
         pixels(size=(70, 90)), quality=0.4, model="tiny", layers=2, network_width=2, device="cpu"
     )

@@ -516,18 +516,19 @@ def expected_results(data: bytes) -> list[Any]:
     layers = [pillow_nic.decode(data, layers=count) for count in (1, 2, 3)]
     grey = np.asarray(Image.fromarray(layers[2]).convert("L"))
     small, default = pillow_nic.encode(photo(), quality=0.3), pillow_nic.encode(photo())
-    one_layer = [layers[2], layers[0], grey, layers[0], layers[2][np.newaxis], layers]
-    return [*one_layer, (*SHAPE, 3), 3, small, small, default, default, ValueError]
+    reduced = pillow_nic.decode(data, reduce=4)
+    pictures = [layers[2], layers[0], reduced, grey, layers[0], layers[2][np.newaxis], layers]
+    return [*pictures, (*SHAPE, 3), 3, small, small, default, default, ValueError]
 
 
 @pytest.mark.parametrize("version", [0, 1], ids=["v3", "v2"])
-@pytest.mark.parametrize("row", range(13))
+@pytest.mark.parametrize("row", range(14))
 def test_the_calls_of_the_table(
     row: int, version: int, path: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     expected = expected_results(data)
-    assert len(CALLS) == len(expected) == 13
+    assert len(CALLS) == len(expected) == 14
     names = {"iio": (iio, iio2)[version], "pixels": photo(), "data": data, "file": io.BytesIO()}
     call = CALLS[row][version]
     if expected[row] is ValueError:

@@ -72,6 +72,8 @@ assert not array[1].any()
 AFTER = {
     "torch DataLoader 1": "assert pixels.shape == (1, 96, 128, 3)",
     "torch DataLoader 2": "assert pixels.shape == (1, 3, 96, 128) and label == 0",
+    "torch DataLoader 3": "assert pixels.shape == (3, 3, 96, 128); pixels = pixels[0].permute(1, 2, 0); "
+    + NEAR,
     "keras 1": NEAR + "; assert Image.open('copy.nic').size == (128, 96)",
     "Office files 1": """
 import zipfile
@@ -117,7 +119,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def test_every_recipe_is_short() -> None:
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 19
     for title, code in RECIPES.items():
         lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
         assert len(lines) <= 5, title

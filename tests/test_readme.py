@@ -3,6 +3,7 @@ links lead somewhere, and the README is short. The recipes of pipelines.md are r
 
 from __future__ import annotations
 
+import io
 import re
 import runpy
 import shlex
@@ -30,7 +31,9 @@ PAGES = [
     *sorted(DOCS.glob("*.md")),
 ]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-README, COMMAND = TEXTS[ROOT / "README.md"], TEXTS[DOCS / "command.md"]
+README, COMMAND, BROWSERS = (
+    TEXTS[page] for page in (ROOT / "README.md", DOCS / "command.md", DOCS / "browsers.md")
+)
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -48,7 +51,7 @@ SH = blocks("sh", README)
 NIC_LINE = r"^    (nic (?:encode|decode|info|truncate) .*?)(?: *#.*)?$"
 NIC = {
     name: re.findall(NIC_LINE, text, re.MULTILINE)
-    for name, text in (("README", README), ("command", COMMAND))
+    for name, text in (("README", README), ("command", COMMAND), ("browsers", BROWSERS))
 }
 BENCH = re.findall(r"^    (nic bench .*?)(?: *#.*)?$", COMMAND, re.MULTILINE)
 
@@ -107,8 +110,9 @@ def test_the_wsgi_application(here: Path) -> None:
     status, headers, webp = get("/photo.jpg", accept="image/webp,*/*")
     assert headers["Content-Type"] == "image/webp"
     assert webp[8:12] == b"WEBP"
-    assert get("/photo.jpg", "layers=1")[2] != jpeg
-    assert get("/photo.jpg", "layers=99")[2] == jpeg
+    with Image.open(io.BytesIO(get("/photo.jpg", "width=160")[2])) as im:
+        assert im.size == (160, 128)
+    assert get("/photo.jpg", "width=99")[2] == jpeg
     for path in ("/none.jpg", "/../secret.jpg", "/", "//etc/passwd"):
         assert get(path)[0] == "404 Not Found"
 
@@ -146,21 +150,35 @@ def test_the_second_command_runs_the_tests() -> None:
     assert re.search(r"pip install '\.\[test\]' && pytest$", SH[1].strip())
 
 
-@pytest.mark.parametrize(("page", "count"), [("README", 4), ("command", 10)])
+@pytest.mark.parametrize(("page", "count"), [("README", 4), ("command", 14), ("browsers", 1)])
 def test_the_examples_of_the_command(page: str, count: int, here: Path) -> None:
     Path("pictures").mkdir()
     shutil.copy("photo.png", "pictures/one.png")
     with Image.open("photo.png") as im:
         im.save("two.jpg")
+    photos()
     assert len(NIC[page]) == count
     for line in NIC[page]:
         assert main(shlex.split(line)[1:]) == 0, line
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="this system has no bash")
+def test_the_pipes_of_the_command(here: Path) -> None:
+    (pipes,) = blocks("sh", COMMAND)
+    python = shlex.quote(sys.executable)
+    script = f'set -eo pipefail\nnic() {{ {python} -m pillow_nic "$@"; }}\n{pipes}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    size, first, *described = done.stdout.splitlines()
+    assert int(size) > 1000
+    assert first == "standard input"
+    assert sum(line.startswith("  layer") for line in described) == 2
+
+
 def test_the_options_of_the_benchmark() -> None:
-    assert len(BENCH) == 7
+    assert len(BENCH) == 8
     for line in BENCH:
-        assert bench_arguments(shlex.split(line)[2:]).folder.name in ("kodak", "photo.png")
+        assert bench_arguments(shlex.split(line)[2:]).title in ("kodak", "photo.png")
 
 
 # ---------------------------------------------------------------------------------------------------- pages

@@ -285,10 +285,16 @@ def test_grown_from_the_same_shapes_it_is_a_copy(parts: SimpleNamespace) -> None
     said = parts.grow.grow(new, old.state_dict())
     assert said == "0 tensors cut to their first channels, 0 new in no part"
     for name, value in new.state_dict().items():
-        if ".blocks_" in name and ".conditioning." in name and "g_s." in name:  # all widths from the widest
+        assert torch.equal(value, old.state_dict()[name]), name
+
+
+def test_where_widths_differ_all_start_from_the_widest(parts: SimpleNamespace) -> None:
+    old = random_model(parts)
+    new = parts.loss.TrainingModel(replace(SMALL, widths=SMALL.widths[-2:]))
+    parts.grow.grow(new, old.state_dict())
+    for name, value in new.state_dict().items():
+        if ".conditioning." in name and "g_s." in name:
             assert torch.equal(value, old.state_dict()[name][-1:].expand(value.shape)), name
-        else:
-            assert torch.equal(value, old.state_dict()[name]), name
 
 
 def test_new_blocks_of_the_writer_change_nothing(parts: SimpleNamespace) -> None:
@@ -457,6 +463,17 @@ def test_a_run_with_the_optimiser_state_does_not_warm_up_again(
     assert rate() == pytest.approx(1e-3)
     (out / "optimizer.pt").unlink()
     assert rate() == pytest.approx(1e-4)
+
+
+def test_a_new_trunk_averages_from_its_own_start(
+    parts: SimpleNamespace, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    # Steps of the run that it started from do not slow the average down.
+    parts.train.train(settings(parts, data, tmp_path, start=str(trained), steps=1, ema=1.0), SMALL)
+    before, last = parts.train.load_checkpoint(trained)[1], states(parts, tmp_path)
+    for key, value in parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[1].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.lerp(before[key], last[key], 9 / 11))
 
 
 def test_two_runs_see_other_crops(

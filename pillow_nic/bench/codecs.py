@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the command takes its options from here without waiting for
     from ..codec import Pixels
     from ..weights import Model
 
+SPEED_CODECS = ("avif-444-s6", "jxl-e7", "webp-m6")  # beside which --speed measures when nobody says which
 QUALITIES = [i / 8 for i in range(9)]
 
 
@@ -122,6 +123,12 @@ class PillowCodec:
                 module.register_heif_opener()
         elif not features.check(self.feature):
             raise OSError(f"{self.name}: this Pillow ({PIL.__version__}) was built without {self.feature}")
+
+    @property
+    def module(self) -> str:
+        """Importing it is all that a new process needs to know the format."""
+        module = self.plugin[0] if self.plugin else "PIL"
+        return "pillow_heif.HeifImagePlugin" if module == "pillow_heif" else module
 
     @property
     def library(self) -> str:

@@ -39,7 +39,7 @@ def comparison(settings: Settings, pictures: list[Path]) -> int:
     )
     compares = len(codecs) + len(published) > 1
     _check_before(pictures, codecs, metrics, compares=compares, plots=bool(settings.plot))
-    title = f"{len(pictures)} pictures of {settings.folder.name}"
+    title = f"{len(pictures)} pictures of {settings.title}"
     print(f"{title}, one run each, in memory, model loaded; {os.cpu_count()} cores")
     print("bpp of whole files; means over the pictures, of seconds medians\n", *codecs, "", sep="\n")
     measured, failed = _measure_all(pictures, codecs, metrics)
@@ -57,7 +57,7 @@ def comparison(settings: Settings, pictures: list[Path]) -> int:
             print("", _table_of_bd_rates(name, rows, metrics), sep="\n")
     if settings.json:
         content = {
-            "dataset": settings.folder.name,
+            "dataset": settings.title,
             "images": [path.name for path in pictures],
             "metrics": {name: METRICS[name].implementation for name in metrics},
             "environment": {"pillow_nic": __version__, "cores": os.cpu_count()},

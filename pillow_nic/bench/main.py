@@ -4,7 +4,7 @@
     nic bench kodak/ --codecs webp-m6 avif-444-s6 --tunes psnr ms-ssim --efforts 0 1 --metrics psnr ms-ssim
     nic bench kodak/ --codecs --anchors anchors_kodak.json --against bpg-444 vtm
     nic bench kodak/ --papers
-    nic bench photo.png --speed 7
+    nic bench photo.png --speed
 
 Needs the extra `bench`. comparison.py says what is compared and how, codecs.py at which settings.
 """
@@ -17,50 +17,49 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from ..options import TOP_EFFORT, TUNES, EncodeOptions
 from .anchors import PUBLISHED
-from .codecs import CODECS
-from .measuring import (
-    MONOTONE_QUALITIES,
-    SPEED_SIDES,
-    falls,
-    first_decode,
-    measure,
-    picture_files,
-    progress,
-    read,
-    speed,
-    table,
-)
+from .codecs import CODECS, SPEED_CODECS
+from .measuring import MONOTONE_QUALITIES, falls, measure, picture_files, progress
 from .metrics import METRICS
 from .rd_plot import SUFFIXES
-from .settings import Settings
+from .settings import LARGE, Settings
 
 DESCRIPTION = "Rate, distortion and speed, beside other codecs."
-STARTS = 5
+RUNS = 5  # of --speed
+MOST_MEGAPIXELS = 1000  # of a .nic file
 
-# The options that each action takes beside the folder and the device; without an action, the comparison.
-_OPTIONS = (
-    "codecs",
-    "tunes",
-    "efforts",
-    "qualities",
-    "network_width",
-    "metrics",
-    "anchors",
-    "against",
-    "json",
-    "plot",
-)
+# The options that each action takes beside the pictures and the device.
 _ACTIONS = {
     "papers": ("tunes", "efforts", "network_width"),
-    "speed": ("tunes", "efforts", "qualities", "network_width"),
+    "speed": (
+        "tunes",
+        "efforts",
+        "qualities",
+        "network_width",
+        "codecs",
+        "large",
+        "against_version",
+        "json",
+    ),
     "monotone": ("tunes", "efforts", "qualities", "network_width"),
     "layers": ("tunes", "efforts", "qualities"),
     "widths": ("tunes", "efforts", "qualities"),
+    "comparison": (
+        "codecs",
+        "tunes",
+        "efforts",
+        "qualities",
+        "network_width",
+        "metrics",
+        "anchors",
+        "against",
+        "json",
+        "plot",
+    ),
 }
+_OPTIONS = dict.fromkeys(itertools.chain.from_iterable(_ACTIONS.values()))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,8 +78,9 @@ def arguments(argv: Sequence[str]) -> Settings:
     """The options of `nic bench`, nothing heavy loaded."""
     parser = argparse.ArgumentParser(prog="nic bench", description=DESCRIPTION)
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="of pictures, or one picture")
-    codecs = f"to compare with (default: all; none without a name): {', '.join(CODECS)}"
+    add("paths", nargs="+", type=Path, metavar="PICTURES", help="pictures, or folders of them")
+    codecs = f"to compare with (default: all, with --speed {', '.join(SPEED_CODECS)}; none without a name): "
+    codecs += ", ".join(CODECS)
     add("--codecs", nargs="*", choices=CODECS, metavar="CODEC", help=codecs)
     tunes = f"of .nic (default: {EncodeOptions.tune})"
     add("--tunes", nargs="+", choices=TUNES, metavar="TUNE", help=tunes)
@@ -103,10 +103,30 @@ def arguments(argv: Sequence[str]) -> Settings:
     add("--plot", type=_plot_file, metavar="FILE", help="draw the curves: .png or .svg")
     instead = parser.add_argument_group("instead of a comparison").add_mutually_exclusive_group()
     instead.add_argument("--papers", action="store_true", help="meet the rates of the papers' own pictures")
-    instead.add_argument("--speed", type=_positive, metavar="N", help="time N runs at 1 and 4 megapixels")
+    instead.add_argument(
+        "--speed",
+        nargs="?",
+        type=_positive,
+        const=RUNS,
+        metavar="RUNS",
+        help=f"seconds and memory: quiet and busy, first decode, thumbnails, batches (default: {RUNS} runs)",
+    )
     instead.add_argument("--monotone", action="store_true", help="check that bytes and PSNR always rise")
     instead.add_argument("--layers", action="store_true", help="what each layer costs and brings")
     instead.add_argument("--widths", action="store_true", help="what each network width costs and brings")
+    speed = parser.add_argument_group("with --speed")
+    speed.add_argument(
+        "--large",
+        type=_megapixels,
+        metavar="MEGAPIXELS",
+        help=f"of the picture whose peak memory is measured, 0 for none (default: {LARGE:g})",
+    )
+    speed.add_argument(
+        "--against-version",
+        type=Path,
+        metavar="PATH",
+        help="another version of .nic, in turns with this one: its environment's Python, or its checkout",
+    )
     return Settings(**vars(parser.parse_args(argv)))
 
 
@@ -121,6 +141,15 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(text)
+
+
+def _megapixels(text: str) -> float:
+    try:
+        if 0 <= float(text) <= MOST_MEGAPIXELS:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MOST_MEGAPIXELS}")
 
 
 def _metric(text: str) -> str:
@@ -147,16 +176,17 @@ def _plot_file(text: str) -> Path:
 def run(settings: Settings) -> int:
     """0 if all went well, 1 if a check or a codec failed. ImportError, OSError or ValueError, before the long
     run, for what is not there or makes no sense."""
-    action = next((name for name in _ACTIONS if getattr(settings, name)), "comparison")
-    takes = _ACTIONS.get(action, _OPTIONS)
+    action = next((name for name in _ACTIONS if getattr(settings, name, None)), "comparison")
+    takes = _ACTIONS[action]
     if wrong := [name for name in _OPTIONS if getattr(settings, name) is not None and name not in takes]:
-        raise ValueError(
-            f"--{action} does not take {', '.join('--' + name.replace('_', '-') for name in wrong)}"
-        )
-    pictures = picture_files(settings.folder)
+        who = "a comparison" if action == "comparison" else f"--{action}"
+        raise ValueError(f"{who} does not take {', '.join('--' + name.replace('_', '-') for name in wrong)}")
+    pictures = picture_files(settings.paths)
     match action:
         case "speed":
-            return _speed(settings, pictures)
+            from . import speed  # loads torch, as scalability does
+
+            return speed.speed(settings, pictures)
         case "monotone":
             return _monotone(settings, pictures)
         case "papers":
@@ -164,7 +194,7 @@ def run(settings: Settings) -> int:
 
             return papers.papers(settings, pictures)
         case "layers" | "widths":
-            from . import scalability  # loads torch
+            from . import scalability
 
             act = scalability.layers if settings.layers else scalability.widths
             return act(settings, pictures)
@@ -174,30 +204,10 @@ def run(settings: Settings) -> int:
             return comparison.comparison(settings, pictures)
 
 
-def _speed(settings: Settings, pictures: list[Path]) -> int:
-    pixels, runs = read(pictures[0]), settings.speed or 1
-    codecs = settings.nics([EncodeOptions.quality])
-    print(*codecs, f"{pictures[0].name}, repeated or cropped, in memory, model loaded", sep="\n")
-    print(f"medians of {runs} runs, in brackets the least\n")
-    rows = []
-    for codec, side, quality in itertools.product(codecs, SPEED_SIDES, codecs[0].qualities):
-        times = speed(pixels, runs, quality, codec, side)
-        cells = [f"{median(t):.3f} ({min(t):.3f})" for t in times]
-        rows.append([codec.name, f"{side}x{side}", f"{quality:.3f}", *cells])
-    print(table(["codec", "picture", "quality", "encode s/MP", "decode s/MP"], rows))
-    data = codecs[0].encode(pixels, {"quality": EncodeOptions.quality})
-    seconds = first_decode(data, STARTS, settings.device)
-    print(
-        f"\nfirst decode in a new process, {pixels.shape[1]}x{pixels.shape[0]}, import of torch included: "
-        f"median {median(seconds):.2f} s of {STARTS} ({min(seconds):.2f} to {max(seconds):.2f})"
-    )
-    return 0
-
-
 def _monotone(settings: Settings, pictures: list[Path]) -> int:
     faults = []
     for codec in settings.nics(MONOTONE_QUALITIES):
-        place, count = settings.folder.name, len(codec.qualities)
+        place, count = settings.title, len(codec.qualities)
         print(f"{codec}\n{len(pictures)} pictures of {place} at {count} qualities")
         faults += falls(measure(progress(pictures, "picture"), codec))
     print(*faults, f"violations (bytes or PSNR do not rise): {len(faults)}", sep="\n")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +39,16 @@ class Measurement:
     dec_s_per_mp: float
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, or the one that is named itself. ValueError if there is none."""
+def picture_files(paths: Iterable[Path]) -> list[Path]:
+    """The pictures that are named, and those of the folders, by name. ValueError where there is none."""
     suffixes = Image.registered_extensions().keys() - {".nic"}
-    paths = folder.iterdir() if folder.is_dir() else [folder]
-    pictures = sorted(path for path in paths if path.suffix.lower() in suffixes)
-    if not pictures:
-        raise ValueError(f"no pictures in {folder}")
+    pictures: list[Path] = []
+    for named in paths:
+        inside = sorted(named.iterdir()) if named.is_dir() else [named]
+        found = [path for path in inside if path.suffix.lower() in suffixes]
+        if not found:
+            raise ValueError(f"no pictures in {named}")
+        pictures += found
     return pictures
 
 
@@ -140,21 +139,6 @@ def speed(
     there_and_back(codec, square, param)
     timed = [there_and_back(codec, square, param)[2:] for _ in progress(range(runs), "run")]
     return [1e6 * encode / side**2 for encode, _ in timed], [1e6 * decode / side**2 for _, decode in timed]
-
-
-def first_decode(data: bytes, starts: int, device: str | None = None) -> list[float]:
-    """Seconds of a new Python, from its start to its end, that opens a file: imports and weights included."""
-    environment = {**os.environ, **({"NIC_DEVICE": device} if device else {})}
-    code = "import sys, pillow_nic; from PIL import Image; Image.open(sys.argv[1]).load()"
-    seconds = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "picture.nic")
-        file.write_bytes(data)
-        for _ in progress(range(starts), "start"):
-            start = perf_counter()
-            subprocess.run([sys.executable, "-c", code, str(file)], env=environment, check=True)
-            seconds.append(perf_counter() - start)
-    return seconds
 
 
 # ------------------------------------------------------------------------------------------------- showing

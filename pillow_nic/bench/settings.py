@@ -10,12 +10,14 @@ from pathlib import Path
 from ..options import EncodeOptions
 from .codecs import Nic
 
+LARGE = 100.0  # megapixels, of the picture whose memory --speed measures
+
 
 @dataclass(frozen=True)
 class Settings:
     """The options of the command; None where they leave it to the action."""
 
-    folder: Path
+    paths: Sequence[Path]
     codecs: Sequence[str] | None = None
     tunes: Sequence[str] | None = None
     efforts: Sequence[int] | None = None
@@ -29,9 +31,15 @@ class Settings:
     plot: Path | None = None
     papers: bool = False
     speed: int | None = None
+    large: float | None = None
+    against_version: Path | None = None
     monotone: bool = False
     layers: bool = False
     widths: bool = False
+
+    @property
+    def title(self) -> str:
+        return ", ".join(path.name for path in self.paths)
 
     def nics(self, qualities: Sequence[float]) -> list[Nic]:
         """`.nic` for each tune and effort; ``qualities``: if none are named."""

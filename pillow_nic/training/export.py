@@ -1,7 +1,7 @@
 """Checkpoint → weights file: half-precision floats, the integer network and integer tables, with the
 exactness bound verified; and the measured part of the model card beside it.
 
-    python -m pillow_nic.training.export CHECKPOINT weights/nic-1.safetensors --valid FOLDER
+    python -m pillow_nic.training.export CHECKPOINT weights/nic-2.safetensors --valid FOLDER --refit TARS…
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from ..entropy_tables import Table, Tables
 from ..integer_net import IntegerHyperSynthesis
 from ..network import Network
 from ..options import REDUCTIONS, TOP_RATE_POINT, rate_point
+from .data import Pictures
 from .loss import TITLES, TrainingModel, decibels, forward
 from .quantise import quantise
+from .refit import count_symbols, refit
 from .tables import gaussian_tables, table_from_pmf
 from .train import load_checkpoint, load_recipe, validate, validation_pictures
 
@@ -149,6 +151,20 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     return costs
 
 
+def refit_file(file: Path, sources: list[Path], crops: int = 150, side: int = 320) -> None:
+    """Refit the tables of a weights file to crops of training pictures (refit.py)."""
+    model = weights.read(file, file.stem, torch.device("cpu"))
+    pictures = Pictures(sources, torch.device("cpu"), side)
+    drawn = pictures.crops(np.random.default_rng(1), crops, side).permute(0, 2, 3, 1).mul(255).round()
+    fitted = refit(model.tables, count_symbols(model, drawn.to(torch.uint8).numpy()))
+    with safe_open(file, "pt") as f:
+        tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        metadata = f.metadata()
+    tensors |= {key: torch.from_numpy(array) for key, array in fitted.to_arrays("tables.").items()}
+    save_file(tensors, file, metadata)
+    file.chmod(0o644)
+
+
 def _self_test(network: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of the network as it ships: convolutions in half precision."""
     shipped = copy.deepcopy(network).eval()
@@ -255,8 +271,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--valid", type=Path, help="folder of pictures to measure the cost of integers on")
+    parser.add_argument("--refit", type=Path, nargs="+", help="training pictures to refit the tables to")
     args = parser.parse_args(arguments)
     costs = export(args.checkpoint, args.out, args.valid)
+    if args.refit:
+        refit_file(args.out, args.refit)
     text = describe(args.out, args.checkpoint, args.valid, costs)
     print(text)
     write_card(args.out.with_suffix(".md"), text)

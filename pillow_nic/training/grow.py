@@ -13,13 +13,13 @@ def grow(model: TrainingModel, state: dict[str, Tensor]) -> str:
     """Copy what ``state``, another network's weights, has; returns a sentence that says what is new.
 
     A smaller part takes the first channels of the older one. A part that is larger, or that the older network
-    lacks, keeps its own start, but a new residual block starts at zero, so that the rest still fits. All
-    widths of the synthesis start from the widest."""
+    lacks, keeps its own start, but a new residual block starts at zero, so that the rest still fits. Where
+    the numbers of widths differ, all widths of the synthesis start from the widest."""
     new: list[str] = []
     cut = 0
     for name, target in model.state_dict().items():
         source = state.get(name)
-        if source is not None and ".conditioning." in name and source.dim() == 3:
+        if source is not None and ".conditioning." in name and len(source) != len(target):
             source = source[-1:].expand(target.shape[0], *source.shape[1:])
         if source is None or any(n > m for n, m in zip(target.shape, source.shape, strict=True)):
             new.append(name)

@@ -262,7 +262,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     begin = time.time()
     device, out = torch.device(config.device), Path(config.out)
     going_on = (out / CHECKPOINT).exists()
-    done = {"steps": 0.0, "crops": 0.0, "minutes": 0.0}
+    done = {"steps": 0.0, "crops": 0.0, "minutes": 0.0, "trunk": 0.0}  # of these steps, those of this trunk
     ema: dict[str, Tensor] = {}
     if going_on:
         network, ema, before = load_checkpoint(out / CHECKPOINT)
@@ -285,7 +285,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         model.load_state_dict(load_checkpoint(out / CHECKPOINT, averaged=False)[1])
     elif config.start:
         _, state, before = load_checkpoint(Path(config.start))
-        done |= {key: before.get(key, 0.0) for key in done}
+        done |= {key: before.get(key, 0.0) for key in done} | {"trunk": 0.0}
         print(grow(model, state), flush=True)
     else:
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
@@ -306,7 +306,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     step = crops = 0
 
     def save() -> None:
-        now = {"steps": step, "crops": crops, "minutes": (time.time() - begin) / 60}
+        now = {"steps": step, "crops": crops, "minutes": (time.time() - begin) / 60, "trunk": step}
         save_checkpoint(out / CHECKPOINT, model, ema, config, {key: done[key] + now[key] for key in done})
         torch.save(optimizer.state_dict(), out / OPTIMIZER)
 
@@ -334,7 +334,7 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
         if torch.isfinite(norm):
             optimizer.step()
         step, crops = step + 1, crops + count
-        decay = min(config.ema, (1 + done["steps"] + step) / (10 + done["steps"] + step))
+        decay = min(config.ema, (1 + done["trunk"] + step) / (10 + done["trunk"] + step))
         _average(ema, model, decay)
         if whole:
             log.append(shown | {"norm": norm.item()})
