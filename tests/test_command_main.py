@@ -317,7 +317,7 @@ def test_truncate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("truncate", "a.nic", "b.nic", "--layers", "2", "-o", "small") == 0
     assert (here / "small/b.nic").read_bytes() == (here / "b.nic").read_bytes()  # has no more than one
     data = (here / "small/a.nic").read_bytes()
-    assert len(data) == ends[1]
+    assert 0 < ends[1] - len(data) < 20  # it lacks the lengths of the other layers, too
     size = len(data) + (here / "b.nic").stat().st_size
     assert capsys.readouterr().out.startswith(f"2 files, {size} bytes, ")
     with Image.open("small/a.nic") as im, Image.open("a.nic") as whole:

@@ -201,8 +201,8 @@ def test_a_device_that_computes_something_else_is_found_out(
     save_weights(folder / "tiny.safetensors", random_network())
     convolve = torch.nn.functional.conv2d
 
-    def broken(*arguments: Any) -> torch.Tensor:
-        return convolve(*arguments) * 1.05
+    def broken(*arguments: Any, **options: Any) -> torch.Tensor:
+        return convolve(*arguments, **options) * 1.05
 
     with monkeypatch.context() as patch:
         patch.setattr("torch.nn.functional.conv2d", broken)
