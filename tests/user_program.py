@@ -20,6 +20,8 @@ def main(source: Path, target: Path) -> None:
         im.load()
     pixels = pillow_nic.decode(pillow_nic.truncate(target, layers=2), fast=True, device="cpu")
     assert np.array_equal(np.asarray(im), pixels)
+    tensor = pillow_nic.decode_batch([target], as_tensor=True, layers=2, fast=True)[0]
+    assert tensor.permute(1, 2, 0).shape == pillow_nic.decode_batch([target])[0].shape
     header = pillow_nic.read_header(target)
     print(header.layers, header.layer_offsets[-1] == target.stat().st_size, im.info["comment"])
     imageio_nic.register()
