@@ -74,9 +74,11 @@ def test_the_same_bytes_as_image_save(here: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "point"), [("1", 65535), ("0", 0), ("0.5", 32768), ("50", 32768), ("75.5", 49479)]
 )
-def test_quality_as_text(here: Path, text: str, point: int) -> None:
+def test_quality_as_text(here: Path, capsys: pytest.CaptureFixture[str], text: str, point: int) -> None:
     assert run("encode", "a.png", "-q", text) == 0
     assert pillow_nic.read_header((here / "a.nic").read_bytes()).rate_point == point
+    remark = "nic: quality=1 is the best quality, as 1.0 is; 1 percent is quality=0.01\n"
+    assert capsys.readouterr().err == (remark if text == "1" else "")
 
 
 @pytest.mark.parametrize("text", ["-1", "101", "1.5", "nan", "high", ""])

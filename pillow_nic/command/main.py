@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -308,7 +309,7 @@ def _suffix(text: str) -> str:
 
 # From the types of options: how they are read, and what stands for them in the help.
 _READERS: dict[str, tuple[Callable[[str], object], str]] = {
-    "float": (float, "N"),
+    "float": (lambda text: int(text) if text.isdecimal() else float(text), "N"),
     "int": (int, "N"),
     "str": (str, "NAME"),
     "tuple[int, int, int, int]": (lambda text: tuple(map(int, text.split(","))), "LEFT,TOP,RIGHT,BOTTOM"),
@@ -340,10 +341,15 @@ def _check(
         value = read(text)
     except ValueError:
         value = text  # which the option's own check refuses, in its own words
-    try:
-        return getattr(options.chosen({name: value}), name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        try:
+            checked = getattr(options.chosen({name: value}), name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    for remark in remarks:
+        print(f"nic: {remark.message}", file=sys.stderr)
+    return checked
 
 
 if __name__ == "__main__":
