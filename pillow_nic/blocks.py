@@ -62,6 +62,18 @@ class SlimConv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
+ALL = slice(None)
+"""All rows of a plane."""
+
+
+def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
+    """Some rows of a 3×3 convolution of a plane (B, C, h, w), zeros around it."""
+    start, stop, _ = rows.indices(plane.shape[2])
+    first = max(start - 1, 0)
+    out: Tensor = conv(plane[:, :, first : stop + 1])
+    return out[:, :, start - first : stop - first]
+
+
 def bias_of(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
@@ -137,5 +149,5 @@ class ResidualBlock(nn.Module):
         scale, shift = self.conditioning(point, width)
         channels = x.shape[1]
         hidden = channels * self.conv1.out_channels // self.conv1.in_channels
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1)
-        return x + self.conv2(h, channels)
+        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
+        return self.conv2(h, channels).add_(x)

@@ -32,12 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import (
+    ALL,
     Conditioning,
     GainUnit,
     ResidualBlock,
     SlimConv2d,
     bias_of,
     from_patches,
+    in_rows,
     patch_order,
     to_patches,
 )
@@ -335,8 +337,8 @@ class ContextStep(nn.Module):
 
     def forward(self, state: Tensor, point: Tensor) -> Tensor:
         scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
-        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1)
-        return self.head(F.leaky_relu(self.conv(h), 0.1)).float()
+        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1, inplace=True)
+        return self.head(F.leaky_relu(self.conv(h), 0.1, inplace=True)).float()
 
 
 LOG2_STEP_MAX = 3.0
@@ -362,14 +364,14 @@ class ChannelContext(nn.Module):
         self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
         self.predicted_step = config.predicted_step
 
-    def start(self, features: Tensor) -> Tensor:
-        """The state before any group: from the hyper features (B, F, h, w)."""
-        return self.enter(features)
+    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
+        """Some rows of the state before any group: from all the hyper features (B, F, h, w)."""
+        return in_rows(self.enter, features, rows)
 
-    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
-        """The state that also knows ŷ of a group that a step follows, (B, channels, h, w), 0 where a phase
-        has no position."""
-        return state + self.see_nets[group](value.to(state.dtype))
+    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
+        """The state of some rows that also knows ŷ of a group that a step follows, (B, channels, h, w), 0
+        where a phase has no position."""
+        return in_rows(self.see_nets[group], value.to(state.dtype), rows).add_(state)
 
     def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
         """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
@@ -398,7 +400,7 @@ class StepwiseContextStep(nn.Module):
 
 
 class StepwiseContext(nn.Module):
-    """The context of nic-1: its state is the hyper features and ŷ of the groups so far."""
+    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, in all rows."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -407,10 +409,10 @@ class StepwiseContext(nn.Module):
             config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
         ]
 
-    def start(self, features: Tensor) -> Tensor:
+    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
         return features
 
-    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
+    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
         start = self.starts[group]
         if state.shape[1] > start:  # the second phase
             value = state[:, start:] + value
