@@ -55,6 +55,7 @@ class SlimConv2d(nn.Conv2d):
         )
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own
         # takes a slow way on one thread.
         if self.kernel_size == (1, 1):
