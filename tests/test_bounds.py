@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,12 +45,9 @@ def test_tiles_of_no_size_cost_much_more_than_a_writers(shape: tuple[int, int]) 
     picture = np.resize(whole_photo(), (*shape, 3))
     seconds = {}
     for tile_log2 in range(7, 11):
-        try:
+        with suppress(ValueError):  # not allowed
             data = tiled(picture, tile_log2)
-        except ValueError as error:
-            assert "tile" in str(error)
-            continue
-        seconds[tile_log2] = cpu_seconds(lambda data=data: codec.decode(data, device="cpu", threads=1))
+            seconds[tile_log2] = cpu_seconds(partial(codec.decode, data, device="cpu", threads=1))
     assert len(seconds) >= 3
     assert max(seconds.values()) < 3 * seconds[codec.TILE_LOG2]
 

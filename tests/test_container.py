@@ -30,7 +30,7 @@ from pillow_nic.container import (
     verify,
 )
 from pillow_nic.errors import BitstreamError, NicError, TruncatedError
-from pillow_nic.header import MAX_PIXELS, MODES, SIGNATURE, Header, dump_header
+from pillow_nic.header import MODES, SIGNATURE, Header, dump_header
 
 # 1x1 RGB, one layer of one group, an empty stream: nothing can be smaller but for the model's name.
 SMALLEST = bytes.fromhex(
