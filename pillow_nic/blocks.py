@@ -8,12 +8,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SlimConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """A convolution whose parameters are not set when it is made, as most come from a file: that would draw
+    from the caller's random numbers. `start` does it, as torch does."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def start(self) -> None:
+        super().reset_parameters()
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """The same of a transposed convolution."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def start(self) -> None:
+        super().reset_parameters()
+
+
+class SlimConv2d(Conv2d):
     """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
     asked for.
 
-    Its parameters are not set when it is made, as most come from a file: `start` does that, from a normal
-    distribution of deviation ``std``, or as torch does where there is none."""
+    `start` draws its weights from a normal distribution of deviation ``std``, if there is one."""
 
     def __init__(
         self,
@@ -27,12 +47,9 @@ class SlimConv2d(nn.Conv2d):
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
-    def reset_parameters(self) -> None:
-        pass
-
     def start(self) -> None:
         if self.std is None:
-            super().reset_parameters()
+            super().start()
         else:
             nn.init.normal_(self.weight, std=self.std)
             nn.init.zeros_(bias_of(self))

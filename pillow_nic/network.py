@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from .blocks import (
     ALL,
     Conditioning,
+    Conv2d,
+    ConvTranspose2d,
     GainUnit,
     ResidualBlock,
     SlimConv2d,
@@ -152,7 +154,7 @@ class AnalysisTransform(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         writer, n = config.writer, config.rate_points
-        self.klt = nn.Conv2d(3, config.latent_channels, PATCH, PATCH, bias=False)
+        self.klt = Conv2d(3, config.latent_channels, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(3 * 64, writer.channels_8, 1)
         self.blocks_8 = nn.ModuleList(
@@ -196,7 +198,7 @@ class SynthesisTransform(nn.Module):
         self.config = config
         c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
         n, widths = config.rate_points, len(config.widths)
-        self.klt = nn.ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
+        self.klt = ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
         self.blocks_16 = nn.ModuleList(ResidualBlock(c16, c16, n, widths) for _ in range(config.blocks_16))
@@ -367,7 +369,7 @@ class ChannelContext(nn.Module):
         self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
         followed = sorted({group for group, _ in config.steps[:-1]})
         self.see_nets = nn.ModuleList(
-            nn.Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
+            Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
         )
         self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
         self.predicted_step = config.predicted_step
@@ -449,7 +451,7 @@ class Network(nn.Module):
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
         if start:
             for part in self.modules():
-                if isinstance(part, SlimConv2d):
+                if isinstance(part, Conv2d | ConvTranspose2d):
                     part.start()
 
     @torch.no_grad()

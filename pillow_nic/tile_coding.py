@@ -36,6 +36,8 @@ from .weights import Model
 # one, because later groups are predicted from it. On validation pictures 1, 1.6, 2.5, 4 and 7 changed the
 # rate of nic-1 by +3.2, +0.4, −0.8, −1.2 and −1.1 %; the card of nic-1-ms has the figures for that.
 DISTORTION_WEIGHT = 4.0
+# Bound of |ŷ|. A picture's stay below 2**8; far above 2**16 the synthesis would end in infinities and NaN.
+MAX_LATENT = 1 << 16
 
 STRIP = 16
 """Rows of a latent that are computed at once."""
@@ -96,7 +98,8 @@ def decode_tile(
     model: Model, files: Sequence[Container], number: int, size: tuple[int, int], total: int
 ) -> Tensor:
     """Tile ``number`` of each file → ŷ (files, C, *size); groups up to ``total`` that are not there stand at
-    their predicted means. The files have one Δ; their rate points and layers may differ."""
+    their predicted means. The files have one Δ; their rate points and layers may differ. BitstreamError for
+    symbols that no picture has."""
     network, headers = model.network, [file.header for file in files]
     point = model.point(*(header.rate_point for header in headers))
     read = [
@@ -112,7 +115,10 @@ def decode_tile(
     side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
     kept = model.config.group_ends.index(channels) + 1
     coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size[0])]
-    return code_strips(network, side.features, point, coders, kept, total, workers.each_within)
+    latent = code_strips(network, side.features, point, coders, kept, total, workers.each_within)
+    if not latent.abs().max() < MAX_LATENT:  # "not <": NaN is not less than anything
+        raise BitstreamError(f"tile {number + 1}: its symbols give a latent out of range")
+    return latent
 
 
 def _strips(model: Model, height: int) -> list[slice]:
