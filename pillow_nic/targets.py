@@ -1,0 +1,209 @@
+"""Meets a target: the quality at which a file has the size, or a picture the fidelity, that was asked for.
+
+Qualities, and beyond their ends the header's Δ, are one axis, along which bytes and fidelity rise. How they
+rise hardly differs between pictures but for a constant, so that the first attempt says where the second is
+to be, and a line through two of them where the third. What counts is always the real file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, pairwise
+from typing import Any, NamedTuple
+
+from . import distortion, workers
+from .distortion import Pixels
+from .options import TARGETS, EncodeOptions, Progress
+
+SHARE = 0.98
+"""A file is at least so much of the size that was asked for, where the range of qualities allows it."""
+EXCESS = 0.1
+"""Fidelity exceeds a target by so many dB at most."""
+ATTEMPTS = 6
+MOST_ATTEMPTS = 24  # where six have not met the target from the right side
+
+STEP = 1 / 43
+"""What 1/8 octave of Δ is on the axis: λ, the square of a step, spans 10.7 octaves over the qualities."""
+LOWEST, HIGHEST = -16 * STEP, 1 + 8 * STEP
+
+# Means over Kodak at nine qualities of the tune "ms-ssim": where the first attempt looks.
+_BITS = (0.040, 0.073, 0.133, 0.236, 0.403, 0.682, 1.139, 1.786, 2.562)  # per pixel
+_PSNR = (24.00, 25.43, 26.97, 28.70, 30.64, 32.96, 35.78, 38.69, 40.95)  # dB
+_SSIM = (8.51, 10.32, 12.32, 14.52, 16.78, 19.07, 21.49, 23.87, 25.85)  # dB
+
+
+class Place(NamedTuple):
+    """A place on the axis as the header has it: a quality, and Δ in 1/8 octaves."""
+
+    quality: float
+    delta: int
+
+
+def place(position: float) -> Place:
+    """0 to 1 are the qualities; below them steps get larger, above them smaller."""
+    beyond = math.ceil(max(-position, position - 1, 0) / STEP - 1e-9)
+    if position < 0:
+        return Place(max(position + beyond * STEP, 0.0), beyond)
+    return Place(min(position - beyond * STEP, 1.0), -beyond)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked for. ``limit`` and ``other`` enclose what is accepted: the score of a file is its bytes'
+    logarithm, at most the limit, or its fidelity in dB, at least. ``typical``: scores at nine qualities."""
+
+    option: str
+    limit: float
+    other: float
+    aim: float
+    typical: Sequence[float]
+    show: Callable[[float], str]
+
+    @property
+    def of_size(self) -> bool:
+        return self.other < self.limit
+
+    def holds(self, score: float) -> bool:
+        return score <= self.limit if self.of_size else score >= self.limit
+
+    def met(self, score: float) -> bool:
+        return self.holds(score) and (score >= self.other if self.of_size else score <= self.other)
+
+
+def goal_of(options: EncodeOptions, pixels: int) -> Goal:
+    """What the options ask of a picture of so many pixels."""
+    name = options.target or ""
+    value = getattr(options, name)
+    option = f"{name}={value:g}" if name != "target_size" else f"{name}={value}"
+    if name in ("target_size", "target_bpp"):
+        size = value if name == "target_size" else math.floor(value * pixels / 8)
+        limit = math.log(max(size, 1))
+        typical = [math.log(bits * pixels / 8 + 60) for bits in _BITS]  # with a header
+
+        def bytes_of(score: float) -> str:
+            found = round(math.exp(score))
+            bpp = f", {8 * found / pixels:.4f} bpp" if name == "target_bpp" else ""
+            return f"the smallest file has {found} bytes{bpp}"
+
+        return Goal(option, limit, limit + math.log(SHARE), limit + math.log(SHARE) / 3, typical, bytes_of)
+    if name == "target_psnr":
+        return Goal(option, value, value + EXCESS, value + EXCESS / 3, _PSNR, _best("PSNR"))
+    decibels = value if value > 1 else -10 * math.log10(1 - value)
+    return Goal(option, decibels, decibels + EXCESS, decibels + EXCESS / 3, _SSIM, _best("MS-SSIM"))
+
+
+def _best(metric: str) -> Callable[[float], str]:
+    return lambda score: f"at the best quality the picture has {score:.2f} dB of {metric}"
+
+
+class Picture(NamedTuple):
+    """Colours H×W×3 and alpha H×W."""
+
+    colours: Pixels
+    alpha: Pixels | None
+
+
+def meet(
+    options: EncodeOptions,
+    picture: Picture,
+    encode: Callable[[EncodeOptions, int, Progress | None], bytes],
+    decode: Callable[[bytes], Pixels],
+    progress: Progress | None,
+) -> bytes:
+    """The file that meets the options' target; where the range ends before it, the smallest that exceeds a
+    fidelity, the best that stays below a size. ``encode``: options, Δ and progress → file; ``decode``: file →
+    colours. ValueError for what cannot be."""
+    goal = goal_of(options, picture.colours.shape[0] * picture.colours.shape[1])
+    threads = workers.thread_count(options.threads)
+
+    def score(data: bytes) -> float:
+        if goal.of_size:
+            return math.log(len(data))
+        if options.target == "target_psnr":
+            return distortion.psnr(picture.colours, decode(data), picture.alpha)
+        return distortion.decibels(distortion.similarity(picture.colours, decode(data), threads))
+
+    nothing: dict[str, Any] = dict.fromkeys(TARGETS)
+
+    def attempts(effort: int) -> Attempt:
+        numbers = count()
+
+        def attempt(position: float) -> tuple[bytes, float]:
+            quality, delta = place(position)
+            at = replace(options, quality=quality, effort=effort, **nothing)
+            data = encode(at, delta, progress and part_of(progress, next(numbers)))
+            return data, score(data)
+
+        return attempt
+
+    # What effort 1 takes in little time lies near.
+    start = _search(goal, attempts(1), None)[0] if options.effort > 1 else None
+    _, data, found = _search(goal, attempts(options.effort), start)
+    if not goal.holds(found):
+        raise ValueError(f"{goal.option} cannot be met: {goal.show(found)}")
+    return data
+
+
+def part_of(progress: Progress, number: int) -> Progress:
+    """The progress of an attempt as that of all, of which nobody knows how many there will be: the first
+    counts for a half, the next for half of the rest."""
+    return lambda done: progress(1 - 0.5**number * (1 - done / 2))
+
+
+Attempt = Callable[[float], tuple[bytes, float]]
+"""The file of a position on the axis, and its score."""
+
+
+def _search(goal: Goal, attempt: Attempt, start: float | None) -> tuple[float, bytes, float]:
+    """Position, file and score: the nearest found on the right side of the limit, if any."""
+    position = _position(goal, goal.aim) if start is None else start
+    points: list[tuple[float, float]] = []
+    best: tuple[float, bytes, float] | None = None
+    while True:
+        data, score = attempt(position)
+        points.append((position, score))
+        better = best is None or abs(score - goal.limit) < abs(best[2] - goal.limit)
+        if best is None or goal.holds(score) > goal.holds(best[2]) or (goal.holds(score) and better):
+            best = position, data, score
+        if goal.met(score) or len(points) >= (ATTEMPTS if goal.holds(best[2]) else MOST_ATTEMPTS):
+            return best
+        position = _next(goal, points)
+        if any(place(position) == place(tried) for tried, _ in points):
+            return best
+
+
+def _next(goal: Goal, points: Sequence[tuple[float, float]]) -> float:
+    """Where the aim should be, after what was found."""
+    below = max((point for point in points if point[1] < goal.aim), default=None)
+    above = min((point for point in points if point[1] >= goal.aim), default=None)
+    if below and above:
+        ends = _score(goal, below[0]), _score(goal, above[0])
+        share = (goal.aim - below[1]) / (above[1] - below[1])
+        # Not always the same end: a line that always starts there comes near in ever smaller steps.
+        if len(points) > ATTEMPTS // 2 + 1:
+            share = (share + 0.5) / 2
+        return _position(goal, ends[0] + share * (ends[1] - ends[0]))
+    near = below or above
+    assert near is not None
+    slope = 1.0
+    if len(points) > 1:
+        (a, first), (b, second) = sorted(points)[-2:] if below else sorted(points)[:2]
+        slope = (second - first) / (_score(goal, b) - _score(goal, a))
+    return _position(goal, _score(goal, near[0]) + (goal.aim - near[1]) / min(max(slope, 0.5), 2.0))
+
+
+def _score(goal: Goal, position: float) -> float:
+    """What is typical there; beyond the qualities along the first or last of the lines."""
+    steps = len(goal.typical) - 1
+    low = min(max(math.floor(position * steps), 0), steps - 1)
+    a, b = goal.typical[low : low + 2]
+    return a + (position * steps - low) * (b - a)
+
+
+def _position(goal: Goal, score: float) -> float:
+    """Where that score is typical, inside of the range."""
+    steps = len(goal.typical) - 1
+    low = next((i for i, (_, b) in enumerate(pairwise(goal.typical)) if score < b), steps - 1)
+    a, b = goal.typical[low : low + 2]
+    return min(max((low + (score - a) / (b - a)) / steps, LOWEST), HIGHEST)
