@@ -164,6 +164,11 @@ class _Options:
         """All options, for a docstring."""
         return "\n".join(f"    {name}: {cls.sentence(name)}" for name in cls.names())
 
+    def given(self) -> dict[str, Any]:
+        """The options that are not at their defaults, as keywords."""
+        values = {option.name: (getattr(self, option.name), option.default) for option in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
     @classmethod
     def chosen(cls, keywords: Mapping[str, Any]) -> Self:
         """The options among the keywords."""

@@ -20,11 +20,13 @@ SHARE = 0.98
 """A file is at least so much of the size that was asked for, where the range of qualities allows it."""
 EXCESS = 0.1
 """Fidelity exceeds a target by so many dB at most."""
+EXACT = 200.0  # dB, for infinity
 ATTEMPTS = 6
 MOST_ATTEMPTS = 24  # where six have not met the target from the right side
 
 STEP = 1 / 43
 """What 1/8 octave of Δ is on the axis: λ, the square of a step, spans 10.7 octaves over the qualities."""
+NUDGE = 0.002  # on the axis
 LOWEST, HIGHEST = -16 * STEP, 1 + 8 * STEP
 
 # Means over Kodak at nine qualities of the tune "ms-ssim": where the first attempt looks.
@@ -121,8 +123,10 @@ def meet(
         if goal.of_size:
             return math.log(len(data))
         if options.target == "target_psnr":
-            return distortion.psnr(picture.colours, decode(data), picture.alpha)
-        return distortion.decibels(distortion.similarity(picture.colours, decode(data), threads))
+            found = distortion.psnr(picture.colours, decode(data), picture.alpha)
+        else:
+            found = distortion.decibels(distortion.similarity(picture.colours, decode(data), threads))
+        return min(found, EXACT)
 
     nothing: dict[str, Any] = dict.fromkeys(TARGETS)
 
@@ -160,37 +164,54 @@ def _search(goal: Goal, attempt: Attempt, start: float | None) -> tuple[float, b
     position = _position(goal, goal.aim) if start is None else start
     points: list[tuple[float, float]] = []
     best: tuple[float, bytes, float] | None = None
+
+    def lost(found: tuple[float, bytes, float]) -> tuple[bool, float]:
+        return not goal.holds(found[2]), abs(found[2] - goal.limit)
+
     while True:
         data, score = attempt(position)
         points.append((position, score))
-        better = best is None or abs(score - goal.limit) < abs(best[2] - goal.limit)
-        if best is None or goal.holds(score) > goal.holds(best[2]) or (goal.holds(score) and better):
-            best = position, data, score
+        best = min((best or (position, data, score), (position, data, score)), key=lost)
         if goal.met(score) or len(points) >= (ATTEMPTS if goal.holds(best[2]) else MOST_ATTEMPTS):
             return best
-        position = _next(goal, points)
-        if any(place(position) == place(tried) for tried, _ in points):
-            return best
+        position, away = _next(goal, points), NUDGE
+        while any(place(position) == place(tried) for tried, _ in points):
+            # Nothing new: so near to a limit that is not kept yet, it lies further off.
+            if goal.holds(best[2]) or not LOWEST < position < HIGHEST:
+                return best
+            position = min(max(position - away if goal.of_size else position + away, LOWEST), HIGHEST)
+            away *= 2
 
 
 def _next(goal: Goal, points: Sequence[tuple[float, float]]) -> float:
-    """Where the aim should be, after what was found."""
-    below = max((point for point in points if point[1] < goal.aim), default=None)
-    above = min((point for point in points if point[1] >= goal.aim), default=None)
-    if below and above:
-        ends = _score(goal, below[0]), _score(goal, above[0])
-        share = (goal.aim - below[1]) / (above[1] - below[1])
-        # Not always the same end: a line that always starts there comes near in ever smaller steps.
-        if len(points) > ATTEMPTS // 2 + 1:
-            share = (share + 0.5) / 2
-        return _position(goal, ends[0] + share * (ends[1] - ends[0]))
-    near = below or above
-    assert near is not None
-    slope = 1.0
-    if len(points) > 1:
-        (a, first), (b, second) = sorted(points)[-2:] if below else sorted(points)[:2]
-        slope = (second - first) / (_score(goal, b) - _score(goal, a))
-    return _position(goal, _score(goal, near[0]) + (goal.aim - near[1]) / min(max(slope, 0.5), 2.0))
+    """Where the aim should be, after what was found: on a parabola or a line through the nearest points."""
+    near = sorted(points, key=lambda point: abs(point[1] - goal.aim))
+    typical = [(_score(goal, position), score) for position, score in near]
+    below = max((x for x, score in typical if score < goal.aim), default=-math.inf)
+    above = min((x for x, score in typical if score >= goal.aim), default=math.inf)
+    for most in (3, 2):
+        x = _through(typical[:most], goal.aim)
+        if x is not None and len(typical) >= most and below < x < above:
+            return _position(goal, x)
+    if math.isfinite(above - below):
+        return _position(goal, (below + above) / 2)
+    return _position(goal, typical[0][0] + goal.aim - typical[0][1])
+
+
+def _through(points: Sequence[tuple[float, float]], score: float) -> float | None:
+    """Where a polynomial of the score through the points (x, score) has that score; None if there is none
+    that rises all the way, no slower than half and no faster than twice as fast as x."""
+    rising = sorted(points)
+    slopes = [(d - b) / (c - a) if c > a else 0 for (a, b), (c, d) in pairwise(rising)]
+    if not slopes or not all(0.2 < slope < 5 for slope in slopes):
+        return None
+    found = 0.0
+    for x, own in points:
+        for _, other in points:
+            if other != own:
+                x *= (score - other) / (own - other)
+        found += x
+    return found
 
 
 def _score(goal: Goal, position: float) -> float:
