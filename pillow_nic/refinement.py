@@ -40,12 +40,14 @@ from .tile_coding import Array, TileSymbols
 from .tiling import Span, Tile, spans, tiles
 from .weights import Model
 
-ITERATIONS = {2: 20, 3: 120}
+ITERATIONS = {2: 16, 3: 100}
 RATE = 0.02
 """Of Adam, in steps of the quantiser."""
 MOMENTS = 0.9, 0.999
-TEMPERATURES = 0.7, 0.2
+TEMPERATURES = 1.0, 0.35
 """At the first and at the last iteration, exponentially in between."""
+NOISE = 0.5
+"""How much of the Gumbel noise is left."""
 SIDE = 32
 """Latent positions along the side of a piece. Even, as the halo, so that every piece has the checkerboard's
 phases where its tile has them."""
@@ -136,8 +138,8 @@ class _Task:
         self.tune, self.iterations = options.loss, ITERATIONS[options.effort]
         self.channels = model.config.group_ends[header.groups - 1]
         self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
-        lmbda = model.config.lmbda(model.point(header.rate_point)).item()
-        self.lmbda = lmbda / 4 ** (header.delta / DELTA_OCTAVE)
+        lmbda = model.config.lmbda(self.point.cpu()) / 4 ** (header.delta / DELTA_OCTAVE)
+        self.lmbda = float(lmbda)
 
     @property
     def point(self) -> Tensor:
@@ -178,7 +180,7 @@ class _Task:
         x = self.pixels((_pixels(seen[0], 0), _pixels(seen[1], 0)))
         shown = _pixels(seen[0], rows.outer_start), _pixels(seen[1], columns.outer_start)
         step = torch.exp2(side.log2_inverse[:, : self.channels])
-        generator = torch.Generator(self.model.device).manual_seed(SEED + number)
+        generator = torch.Generator().manual_seed(SEED + number)  # the same on every device
         coder = _Annealing(
             side, self.costs, self.reach, *self.tables(tile.start.indices[:, *place]), generator
         )
@@ -226,14 +228,14 @@ class _Task:
             )
             y_hat[:, :, *tile.place.own] = part
             zero, _ = self.tables(chosen.indices)
-            return float(self.costs[zero + w.clamp(-self.reach, self.reach)].sum(dtype=torch.float64))
+            return float(self.costs[zero + w.clamp(-self.reach, self.reach)].sum(dtype=torch.float64).cpu())
 
         def error(place: Tile) -> float:
             x_hat = network.g_s(y_hat[:, :, *place.outer], self.point, self.header.width_index)
             x = self.pixels(place.times(PATCH).own)
             x_hat = x_hat[:, :, *place.times(PATCH).inner][:, :, : x.shape[2], : x.shape[3]]
             x_hat = (x_hat * 255).round().clamp(0, 255) / 255
-            return float(distortion.loss(self.tune, x, x_hat)) * x.shape[2] * x.shape[3]
+            return float(distortion.loss(self.tune, x, x_hat).cpu()) * x.shape[2] * x.shape[3]
 
         rate = sum(workers.each(bits, zip(known, symbols, strict=True), threads))
         places = tiles(self.y.shape[2], self.y.shape[3], self.header.tile_size // PATCH, 2 * HALO)
@@ -264,8 +266,8 @@ class _Annealing:
         v = scaled(self.y, part, mu, log2_step, self.side)
         low = v.detach().floor()
         odds = torch.logit((v - low).clamp(1e-4, 1 - 1e-4))
-        chance = torch.rand(v.shape, dtype=v.dtype, device=v.device, generator=self.generator)
-        noise = torch.logit(chance.clamp_(1e-6, 1 - 1e-6))  # of two Gumbel variables the difference
+        chance = torch.rand(v.shape, dtype=v.dtype, device="cpu", generator=self.generator).to(v.device)
+        noise = NOISE * torch.logit(chance.clamp_(1e-6, 1 - 1e-6))  # the difference of two Gumbel variables
         up = torch.sigmoid((odds / self.temperature + noise) / self.temperature)
         first = self.zero[:, part] + low.clamp(-self.reach, self.reach - 1).long()
         costs = self.costs[first]

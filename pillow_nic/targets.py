@@ -189,13 +189,15 @@ def _next(goal: Goal, points: Sequence[tuple[float, float]]) -> float:
     typical = [(_score(goal, position), score) for position, score in near]
     below = max((x for x, score in typical if score < goal.aim), default=-math.inf)
     above = min((x for x, score in typical if score >= goal.aim), default=math.inf)
+    one_sided = math.isinf(above - below)
+    if one_sided and len(points) > ATTEMPTS // 2:  # ever further: is there another side?
+        away = (goal.aim - typical[0][1]) * 4 ** (len(points) - ATTEMPTS // 2)
+        return _position(goal, typical[0][0] + away)
     for most in (3, 2):
         x = _through(typical[:most], goal.aim)
         if x is not None and len(typical) >= most and below < x < above:
             return _position(goal, x)
-    if math.isfinite(above - below):
-        return _position(goal, (below + above) / 2)
-    return _position(goal, typical[0][0] + goal.aim - typical[0][1])
+    return _position(goal, typical[0][0] + goal.aim - typical[0][1] if one_sided else (below + above) / 2)
 
 
 def _through(points: Sequence[tuple[float, float]], score: float) -> float | None:
