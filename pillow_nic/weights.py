@@ -24,7 +24,7 @@ from .options import TUNES, EncodeOptions
 
 DEFAULT_MODEL = TUNES[EncodeOptions.tune]
 HASH_BYTES = 4
-COST_REACH = 15
+COST_REACH = 255
 ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value
 _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "weights")
 
