@@ -142,11 +142,10 @@ def test_the_cpu_has_not_enough_either(error: Exception, monkeypatch: pytest.Mon
 def test_whatever_runs_out(where: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = pixels("RGBA", size=(60, 40))
     data = codec.encode(picture, device="cpu")
-    monkeypatch.setattr(
-        colour if hasattr(colour, where) else container, where, lambda *_, **__: raise_(error)
-    )
+    module = colour if hasattr(colour, where) else container
+    monkeypatch.setattr(module, where, lambda *_, **__: raise_(error))
     encodes = where in ("fill_transparent", "encode_alpha", "dump")
-    with pytest.raises(OSError, match="not enough memory to (en|de)code") as caught:
+    with pytest.raises(OSError, match=r"not enough memory to (en|de)code") as caught:
         codec.encode(picture, device="cpu") if encodes else codec.decode(data, device="cpu")
     assert caught.value.errno == errno.ENOMEM
     assert caught.value.__cause__ is error

@@ -3,8 +3,8 @@
     python tests/tools/soak.py --minutes 30
 
 Each process runs threads that encode random pieces of one photograph, decode, make thumbnails, and read
-parts, single layers, cut and damaged files. Allowed for cut and damaged files is an OSError; whatever else is raised
-counts as a failure. Flat is what grows by less than 5 % from a quarter of the time to its end."""
+parts, single layers, cut and damaged files. Allowed for cut and damaged files is an OSError; whatever else is
+raised counts as a failure. Flat is what grows by less than 5 % from a quarter of the time to its end."""
 
 from __future__ import annotations
 
