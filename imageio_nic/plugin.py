@@ -17,11 +17,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from types import EllipsisType
 from typing import IO, Any, Unpack
 
 import numpy as np
-from imageio.core.request import URI_BYTES, InitializationError, IOMode, Request
+from imageio.core.request import URI_BYTES, URI_FILENAME, InitializationError, IOMode, Request
 from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from PIL import Image, ImageOps
 
@@ -29,6 +30,7 @@ from pillow_nic import container
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
 from pillow_nic.options import TOP_RATE_POINT, DecodeKeywords, DecodeOptions, SaveKeywords, chosen_for_save
+from pillow_nic.writing import replace_file, write_all
 
 Array = np.ndarray[Any, Any]
 
@@ -104,8 +106,8 @@ class NicPlugin(PluginV3):
         is longer than 4. The options are those of ``Image.save``, unknown ones among them: see
         ``pillow_nic.NicImagePlugin``.
 
-        ValueError or TypeError for what cannot be stored, before the file is opened: one that exists is then
-        left as it is. A second image is a ValueError."""
+        ValueError or TypeError for what cannot be stored, and OSError for a full disk: a file that exists is
+        then left as it is. A second image is a ValueError."""
         if self._tape is not None:
             raise ValueError("this file is open for reading")
         if self._written:
@@ -116,7 +118,10 @@ class NicPlugin(PluginV3):
 
         pixels = colour.as_pixels(_one_image(ndimage, is_batch))
         data = codec.encode_pixels(pixels, options, metadata, keywords.get("progress"))
-        self.request.get_file().write(data)
+        if self.request._uri_type == URI_FILENAME:
+            replace_file(Path(self.request.filename), data)
+        else:
+            write_all(self.request.get_file(), data)
         self._written = True
         return data if self.request._uri_type == URI_BYTES else None
 

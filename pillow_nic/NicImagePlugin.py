@@ -24,6 +24,7 @@ are ignored, as `Image.save` documents; a misspelt one is a warning, and `lossle
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -36,6 +37,7 @@ from .errors import BitstreamError
 from .header import SIGNATURE, region_inside
 from .metadata import Metadata
 from .options import REDUCTIONS, TOP_RATE_POINT, DecodeOptions, chosen_for_save
+from .writing import write_all
 
 
 class NicImageFile(ImageFile.ImageFile):
@@ -59,7 +61,8 @@ class NicImageFile(ImageFile.ImageFile):
         self.info["layers"] = header.layers
         self.info["quality"] = header.rate_point / TOP_RATE_POINT
         self.info["model"] = header.model
-        self._lock = threading.Lock()
+        # One for each process: a forked child must not wait for what a thread of its parent held.
+        self._locks: dict[int, threading.Lock] = {}
         self._plan()
 
     def _plan(self) -> None:
@@ -132,7 +135,7 @@ class NicImageFile(ImageFile.ImageFile):
         if not self.tile:
             return super().load()
         # ImageFile.load() has no lock: threads that share a lazy image would decode it in turns.
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if self.tile:
                 self._decode()
             return super().load()
@@ -157,9 +160,8 @@ class NicImageFile(ImageFile.ImageFile):
     def _read(self, layers: int) -> bytes:
         """The file as far as so many layers reach, or to its end."""
         assert self.fp is not None
-        self.fp.seek(self._start)
         data = bytearray()
-        container.LayerCounter().read(self.fp, data, layers)
+        container.LayerCounter().read(_ReadAt(self.fp, self._start), data, layers)
         return bytes(data)
 
     def verify(self) -> None:
@@ -170,6 +172,24 @@ class NicImageFile(ImageFile.ImageFile):
             container.verify(self.fp.read())
         finally:
             super().verify()
+
+
+class _ReadAt:
+    """Reads a file from a place on. Of a file of the system not by its position, which processes that were
+    forked share: each would move it under the others."""
+
+    def __init__(self, file: IO[bytes], position: int) -> None:
+        self._file, self._position = file, position
+        of_the_system = type(file) is io.BufferedReader and type(file.raw) is io.FileIO
+        self._descriptor = file.fileno() if of_the_system and hasattr(os, "pread") else None
+        file.seek(position)
+
+    def read(self, size: int, /) -> bytes:
+        if self._descriptor is None:
+            return self._file.read(size)
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += len(data)
+        return data
 
 
 class NicDecoder(ImageFile.PyDecoder):
@@ -217,7 +237,7 @@ def encode_image(im: Image.Image, keywords: Mapping[str, Any]) -> bytes:
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Pillow's save hook."""
-    fp.write(encode_image(im, im.encoderinfo))
+    write_all(fp, encode_image(im, im.encoderinfo))
 
 
 Image.register_decoder("nic", NicDecoder)

@@ -25,7 +25,7 @@ from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header, region_inside
-from .memory import check_size, within_memory
+from .memory import check_size, saying, within_memory
 from .metadata import Metadata
 from .network import PATCH, NetworkConfig
 from .options import (
@@ -85,6 +85,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
     )
 
 
+@saying("encode this picture")
 def encode_pixels(
     pixels: Pixels,
     options: EncodeOptions,
@@ -160,6 +161,7 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
     return decode_bytes(whole(source), DecodeOptions(**keywords))
 
 
+@saying("decode this file")
 def decode_bytes(data: Buffer, options: DecodeOptions) -> Pixels:
     """As :func:`decode`."""
     header, _ = container.read_info(data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -47,8 +48,15 @@ def within_memory(device: torch.device, what: str, action: Callable[[str, int], 
                 if not ran_out(error):
                     raise
             warnings.warn(f"out of memory on {device}: {then} instead", RuntimeWarning, stacklevel=3)
-    try:
+    with saying(what):
         return action("cpu", PIECE)
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Out of memory is an OSError (ENOMEM), "not enough memory to" do ``what``. Also a decorator."""
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise

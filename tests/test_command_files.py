@@ -159,7 +159,7 @@ def test_what_makes_no_sense(here: Path, names: list[str], output: str, problem:
 def test_an_output_is_whole_or_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = here / "new" / "a"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", lambda *names: 1 / 0)
+        patch.setattr(os, "link", lambda *names: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             Output(target).write(b"half")
     assert files(here / "new") == {}

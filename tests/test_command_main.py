@@ -712,8 +712,11 @@ def test_odd_names(here: Path, encoding: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
-def test_an_end_before_the_end(here: Path, name: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "times", "code"),
+    [("SIGINT", 1, 130), ("SIGINT", 2, 130), ("SIGTERM", 1, 143), ("SIGHUP", 1, 129), ("SIGKILL", 1, -9)],
+)
+def test_an_end_before_the_end(here: Path, name: str, times: int, code: int) -> None:
     (here / "in").mkdir()
     with Image.open("a.png") as im:
         large = im.resize((1200, 900))
@@ -731,17 +734,23 @@ def test_an_end_before_the_end(here: Path, name: str, code: int) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    if name == "SIGINT":  # as a terminal does
-        os.killpg(process.pid, signal.SIGINT)
-    else:
-        process.send_signal(getattr(signal, name))
+    before = len(list(here.glob("out/*.nic")))
+    sent = time.monotonic()
+    for _ in range(times):
+        if name == "SIGINT":  # as a terminal does
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(getattr(signal, name))
+        time.sleep(0.05)
     out, err = process.communicate(timeout=100)  # ends when no worker holds the pipes any more
+    assert time.monotonic() - sent < 20  # 5 where nothing else runs
     assert process.returncode == code
     assert out == ""
-    if name != "SIGKILL":
+    if name != "SIGKILL" and times == 1:
         assert re.fullmatch(r"nic: interrupted: \d+ files?(, .*)?\n", err)
         assert not list(here.glob("out/.nic-*"))
     done = names(here / "out")
+    assert len(list(here.glob("out/*.nic"))) <= before + 2  # those that were in work
     assert len(done) < 12
     # What is there is whole.
     for file in here.glob("out/*.nic"):

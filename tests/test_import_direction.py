@@ -15,7 +15,7 @@ ROOT = Path(pillow_nic.__file__).parents[1]
 
 # From the ground up; a folder stands for all that is in it.
 FLOORS = (
-    ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour"),
+    ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour", "writing"),
     (
         "workers",
         "memory",

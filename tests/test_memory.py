@@ -7,6 +7,7 @@ import errno
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 import torch
 from pictures import pixels
 
-from pillow_nic import batch, codec, memory, weights
+from pillow_nic import batch, codec, colour, container, memory, weights
+from pillow_nic.command.main import main
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 OTHERS = [
@@ -133,3 +135,37 @@ def test_the_cpu_has_not_enough_either(error: Exception, monkeypatch: pytest.Mon
             action()
         assert caught.value.errno == errno.ENOMEM
         assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), without_memory()], ids=["numpy", "torch"])
+@pytest.mark.parametrize("where", ["fill_transparent", "encode_alpha", "decode_alpha", "parse", "dump"])
+def test_whatever_runs_out(where: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = pixels("RGBA", size=(60, 40))
+    data = codec.encode(picture, device="cpu")
+    module = colour if hasattr(colour, where) else container
+    monkeypatch.setattr(module, where, lambda *_, **__: raise_(error))
+    encodes = where in ("fill_transparent", "encode_alpha", "dump")
+    with pytest.raises(OSError, match=r"not enough memory to (en|de)code") as caught:
+        codec.encode(picture, device="cpu") if encodes else codec.decode(data, device="cpu")
+    assert caught.value.errno == errno.ENOMEM
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), without_memory()], ids=["numpy", "torch"])
+def test_one_file_of_a_folder(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, width in (("a", 40), ("large", 90), ("z", 40)):
+        (tmp_path / f"{name}.nic").write_bytes(codec.encode(pixels(size=(width, 40)), device="cpu"))
+    synthesise = codec._synthesise
+
+    def limited(model: Any, y_hat: torch.Tensor, *more: Any) -> Any:
+        return raise_(error) if y_hat.shape[3] > 3 else synthesise(model, y_hat, *more)
+
+    monkeypatch.setattr(codec, "_synthesise", limited)
+    assert main(["decode", str(tmp_path), "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("2 files,")
+    assert out.endswith(", 1 failed\n")
+    assert err == f"nic: {tmp_path / 'large.nic'}: not enough memory to decode 90×40 pixels\n"
+    assert {file.name for file in tmp_path.glob("*.png")} == {"a.png", "z.png"}

@@ -176,3 +176,34 @@ def test_what_is_no_image_is_refused() -> None:
     assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1, "tune": "ms-ssim", "layers": 1}
     with pytest.raises(pillow_nic.BitstreamError):
         codec.decode(data[:-1] + b"?")
+
+
+def test_a_chunk_of_another_shape_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import zarr
+
+    from pillow_nic import codec
+    from pillow_nic.integrations.numcodecs import NicChunks
+    from pillow_nic.integrations.zarr import NicSerializer
+
+    large = NicChunks().encode(np.zeros((64, 96, 3), np.uint8))
+    store = zarr.storage.MemoryStore()
+    array = zarr.create_array(
+        store,
+        shape=(1, 8, 9, 3),
+        chunks=(1, 8, 9, 3),
+        dtype="uint8",
+        serializer=NicSerializer(),
+        compressors=None,
+    )
+    array[:] = 200
+    assert np.asarray(NicChunks().decode(large, np.empty((1, 64, 96, 3), np.uint8))).shape[1] == 64
+    key = next(key for key in store._store_dict if key.startswith("c/"))
+    store._store_dict[key] = type(store._store_dict[key]).from_bytes(large)
+    monkeypatch.setattr(codec, "decode", None)
+    with pytest.raises(
+        pillow_nic.BitstreamError, match=r"in a chunk of shape \(1, 8, 9, 3\) is \(64, 96, 3\)"
+    ):
+        array[:]
+    with pytest.raises(pillow_nic.BitstreamError, match="in a chunk of shape"):
+        NicChunks().decode(large, np.empty((8, 9, 3), np.uint8))

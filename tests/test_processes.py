@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pickle
 import resource
+import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import pillow_nic
+from pillow_nic import codec, container
 
 
 def decoded(data: bytes) -> bytes:
@@ -116,3 +121,88 @@ def test_opening_and_not_loading_leaves_nothing_behind(tmp_path: Path) -> None:
     for _ in range(3000):  # more than a process may have files open
         Image.open(path).close()
         pillow_nic.read_header(path.read_bytes())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_loads_what_a_thread_of_its_parent_was_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.nic"
+    path.write_bytes(saved(photo(size=(64, 48))))
+    expected = decoded(path.read_bytes())
+    real, inside, leave = codec.decode_bytes, threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        inside.set()
+        assert leave.wait(100)
+        return real(*args)
+
+    monkeypatch.setattr(codec, "decode_bytes", slow)
+    im = Image.open(path)
+    thread = threading.Thread(target=im.load)
+    thread.start()
+    assert inside.wait(100)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends this process if it hangs
+        codec.decode_bytes = real
+        os._exit(0 if im.tobytes() == expected else 1)
+    leave.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert im.tobytes() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="this system has one position for each file")
+def test_forked_processes_that_move_a_files_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.nic"
+    path.write_bytes(saved(photo(size=(300, 200), corner=(0, 0)), quality=0.99))
+    assert path.stat().st_size > 2 * io.DEFAULT_BUFFER_SIZE
+    expected = decoded(path.read_bytes())
+    with open(path, "rb") as file:
+        im = Image.open(file)
+        update = container.LayerCounter.update
+
+        def moved(*args: Any) -> int:
+            os.lseek(file.fileno(), 3, os.SEEK_SET)  # as another process does
+            return update(*args)
+
+        monkeypatch.setattr(container.LayerCounter, "update", moved)
+        assert im.tobytes() == expected
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no forkserver")
+def test_forkserver() -> None:
+    data = saved(photo(size=(64, 48)))
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+        results = pool.map_async(decoded, [data] * 3).get(timeout=200)
+    assert max(off(result, decoded(data)) for result in results) <= 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timers on this system")
+def test_an_interrupt_inside_a_decode_and_then_another_decode() -> None:
+    data = saved(photo(size=(512, 384), corner=(0, 0)))
+    expected = decoded(data)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for number in range(12):
+            im = Image.open(io.BytesIO(data))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.005 * (number + 1))
+                im.load()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+                assert decoded(data) == expected
+            # The same image loads, or says what is the matter; it does not hang, nor show something else.
+            assert im.tobytes() == expected
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted

@@ -14,8 +14,9 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from .. import container
 from ..NicImagePlugin import encode_image
 from ..options import DecodeOptions, EncodeOptions
+from ..writing import is_special
 from .batch import Done, Running, work
-from .files import Inputs, Output, find_jobs, find_sources, is_special, opened, read
+from .files import Inputs, Output, find_jobs, find_sources, opened, read
 from .messages import UsageError, target_name
 
 # Formats that Pillow recognises but does not decode itself: not meant when a folder is named.

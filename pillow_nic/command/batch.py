@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from PIL import Image
 
-from .files import Job, Output, behind_links, is_special
+from ..writing import behind_links, is_special
+from .files import Job, Output
 from .messages import UsageError, complain, say, target_name
 
 # What Pillow's plugins raise for a file that is not what it should be; a NicError for a file is an OSError.

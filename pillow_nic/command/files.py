@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..writing import behind_links, is_special, write_new
 from .messages import OutputError, UsageError, source_name, target_name, writing_stdout
 
 STANDARD = "-"
@@ -142,15 +143,6 @@ def is_standard_output(path: Path) -> bool:
     return os.path.samestat(there, here) and (not stat.S_ISCHR(here.st_mode) or os.isatty(1))
 
 
-def is_special(path: Path) -> bool:
-    """Whether it is a FIFO, a device, a socket: nothing that could be replaced or finished already."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
 def read(source: Path | None) -> bytes:
     """The whole file."""
     if source is not None:
@@ -166,11 +158,6 @@ def opened(source: Path | None) -> tuple[IO[bytes], int]:
         data = read(source)
         return io.BytesIO(data), len(data)
     return open(source, "rb"), source.stat().st_size
-
-
-def behind_links(target: Path) -> Path:
-    """The file that is written for a target: of a symlink, the one that it leads to."""
-    return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
 @dataclass(frozen=True)
@@ -213,30 +200,27 @@ class Output:
         # A name of its own: of two workers with one job, both may live when the network is cut between them.
         unfinished = target.with_name(f".nic-{self.run}-{secrets.token_hex(8)}")
         try:
-            with open(unfinished, "xb") as file:
-                if self.force:
-                    _take_over_permissions(unfinished, target)
-                file.write(data)
-            if not self.force and target.exists():
-                if not filecmp.cmp(unfinished, target, shallow=False):
-                    raise FileExistsError(f"{target_name(self.target)} exists (-f replaces it)")
-            else:
+            write_new(unfinished, data, target if self.force else None)
+            if self.force:
                 os.replace(unfinished, target)
+            elif not _named(unfinished, target) and not filecmp.cmp(unfinished, target, shallow=False):
+                raise FileExistsError(f"{target_name(self.target)} exists (-f replaces it)")
         finally:
             with suppress(OSError):
                 unfinished.unlink()
 
 
-def _take_over_permissions(new: Path, old: Path) -> None:
-    """Owner, as far as that is allowed, and mode; before there is anything to read in the new file."""
+def _named(new: Path, target: Path) -> bool:
+    """Give the new file that name, too, or first of all, unless there is a file of that name."""
     try:
-        known = old.stat()
-    except FileNotFoundError:
-        return
-    if hasattr(os, "chown"):
-        with suppress(PermissionError):
-            os.chown(new, known.st_uid, known.st_gid)
-    new.chmod(stat.S_IMODE(known.st_mode))
+        os.link(new, target)
+    except FileExistsError:
+        return False
+    except OSError:  # file systems without links
+        if target.exists():
+            return False
+        os.replace(new, target)
+    return True
 
 
 def _write_standard_output(data: bytes) -> None:

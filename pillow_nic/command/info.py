@@ -14,8 +14,9 @@ from .. import container
 from ..header import VERSION
 from ..metadata import Metadata
 from ..options import TOP_RATE_POINT
+from ..writing import is_special
 from .batch import FILE_ERRORS
-from .files import STANDARD, Inputs, Output, find_sources, is_special, read
+from .files import STANDARD, Inputs, Output, find_sources, read
 from .messages import OutputError, UsageError, complain, say, source_name, target_name
 
 

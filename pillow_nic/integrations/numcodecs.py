@@ -17,6 +17,8 @@ import numpy as np
 from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 
+from .. import container
+from ..errors import BitstreamError
 from ..options import EncodeKeywords, EncodeOptions
 
 Array = np.ndarray[Any, Any]
@@ -46,8 +48,13 @@ def encode_chunk(chunk: Array, options: EncodeOptions) -> bytes:
         raise ValueError(f"a chunk of shape {chunk.shape} is not one image: {error}") from error
 
 
-def decode_chunk(data: bytes, options: EncodeOptions) -> Array:
-    """The pixels; BitstreamError for damaged data."""
+def decode_chunk(data: bytes, options: EncodeOptions, shape: tuple[int, ...] | None = None) -> Array:
+    """The pixels; BitstreamError for damaged data, and before anything is decoded for a picture of another
+    shape, axes of length 1 aside."""
+    header, _ = container.read_info(data)
+    found = (header.height, header.width, len(header.mode))
+    if shape is not None and [n for n in found if n > 1] != [n for n in shape if n > 1]:
+        raise BitstreamError(f"the picture in a chunk of shape {shape} is {found}")
     from .. import codec  # loads torch
 
     return codec.decode(data, device=options.device)
@@ -68,4 +75,5 @@ class NicChunks(Codec):  # type: ignore[misc]
         return encode_chunk(np.asarray(buf), self.options)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        return ndarray_copy(decode_chunk(ensure_bytes(buf), self.options), out)
+        shape = None if out is None else np.shape(out)
+        return ndarray_copy(decode_chunk(ensure_bytes(buf), self.options, shape), out)

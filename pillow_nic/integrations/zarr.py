@@ -52,5 +52,5 @@ class NicSerializer(ArrayBytesCodec):  # type: ignore[misc]
         return spec.prototype.buffer.from_bytes(data)
 
     async def _decode_single(self, data: Buffer, spec: ArraySpec) -> NDBuffer:
-        pixels = await asyncio.to_thread(decode_chunk, data.to_bytes(), self.options)
+        pixels = await asyncio.to_thread(decode_chunk, data.to_bytes(), self.options, spec.shape)
         return spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(spec.shape))

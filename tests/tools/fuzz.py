@@ -177,7 +177,7 @@ def watched(data: bytes, honest: Honest, way: int) -> tuple[str, float]:
     """``take`` with its time and memory bounded, and what part of the time it took; CPU time, so that a busy
     machine is no finding, and the least of three, as such a machine is slower, too."""
     most, bytes_ = honest.limits(data, way)
-    peak_known = _peak_is_reset()
+    peak_known = way != NO_PIXELS and _peak_is_reset()
     before = _memory("VmRSS:") if peak_known else 0
     start = time.process_time()
     outcome = take(data, way)
