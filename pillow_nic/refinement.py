@@ -7,8 +7,8 @@ compression", NeurIPS 2020) with the sigmoid-scaled logits of SGA+ (Perugachi-Di
 that of the integer tables, in a straight line between the two. Adam moves the latent in units of the
 quantiser's step, so that one rate serves all channels and qualities.
 
-Work is cut into pieces with a halo, each from the same start, so that threads do not change the result, and
-memory is bounded: about 0.4 GB a thread. Readers have nothing to do with any of this."""
+Work is cut into pieces with a halo, whatever the number of threads, each from the same start. So threads do
+not wait for each other, and memory is bounded: about 0.4 GB a thread."""
 
 from __future__ import annotations
 
