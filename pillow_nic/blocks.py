@@ -8,12 +8,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SlimConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """A convolution whose parameters are not set when it is made, as most come from a file: that would draw
+    from the caller's random numbers. `start` does it, as torch does."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def start(self) -> None:
+        super().reset_parameters()
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """The same of a transposed convolution."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def start(self) -> None:
+        super().reset_parameters()
+
+
+class SlimConv2d(Conv2d):
     """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
     asked for.
 
-    Its parameters are not set when it is made, as most come from a file: `start` does that, from a normal
-    distribution of deviation ``std``, or as torch does where there is none."""
+    `start` draws its weights from a normal distribution of deviation ``std``, if there is one."""
 
     def __init__(
         self,
@@ -27,12 +47,9 @@ class SlimConv2d(nn.Conv2d):
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
-    def reset_parameters(self) -> None:
-        pass
-
     def start(self) -> None:
         if self.std is None:
-            super().reset_parameters()
+            super().start()
         else:
             nn.init.normal_(self.weight, std=self.std)
             nn.init.zeros_(bias_of(self))
@@ -55,11 +72,24 @@ class SlimConv2d(nn.Conv2d):
         )
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own
         # takes a slow way on one thread.
         if self.kernel_size == (1, 1):
             return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+ALL = slice(None)
+"""All rows of a plane."""
+
+
+def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
+    """Some rows of a 3×3 convolution of a plane (B, C, h, w), zeros around it."""
+    start, stop, _ = rows.indices(plane.shape[2])
+    first = max(start - 1, 0)
+    out: Tensor = conv(plane[:, :, first : stop + 1])
+    return out[:, :, start - first : stop - first]
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:
@@ -137,5 +167,5 @@ class ResidualBlock(nn.Module):
         scale, shift = self.conditioning(point, width)
         channels = x.shape[1]
         hidden = channels * self.conv1.out_channels // self.conv1.in_channels
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1)
-        return x + self.conv2(h, channels)
+        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
+        return self.conv2(h, channels).add_(x)

@@ -25,7 +25,7 @@ from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import Header, region_inside
-from .memory import within_memory
+from .memory import check_size, within_memory
 from .metadata import Metadata
 from .network import PATCH, NetworkConfig
 from .options import (
@@ -185,7 +185,7 @@ def choose(data: Buffer, options: DecodeOptions) -> Part:
     """Read a file's bytes as far as the options want it; errors as for :func:`decode`."""
     header, _ = container.read_info(data)
     region_inside(options.region, header)
-    Image._decompression_bomb_check((header.width, header.height))
+    check_size(header)
     widths = _model_for(header, options.device).config.widths
     parsed = container.parse(data, layers=layers_needed(header, options), partial=options.partial)
     header = replace(header, layer_ends=header.layer_ends[: len(parsed.streams)])
@@ -228,19 +228,22 @@ def as_array(picture: Tensor) -> Pixels:
 
 
 def layers_needed(header: Header, options: DecodeOptions) -> int:
-    """How many layers of a file are to be read and decoded: of a reduced picture no more than show in it."""
-    wanted = header.wanted(options.layers)
+    """How many layers of a file are to be read and decoded: of a reduced picture no more than show in it.
+    UnsupportedModelError or BitstreamError, before any is read, for more than the file's model has."""
+    wanted, model = header.wanted(options.layers), _model_for(header, options.device)
     if options.reduce == 1:
         return wanted
-    groups = _model_for(header, options.device).reduced_groups(options.reduce, header.rate_point)
+    groups = model.reduced_groups(options.reduce, header.rate_point)
     return min(wanted, sum(end < groups for end in header.layer_ends) + 1)
 
 
 def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     """What a file's streams hold: the latent ŷ in its natural domain, float32 (C, h, w), and the bits that
     each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
+    header, _ = container.read_info(data)
+    check_size(header)
+    model = _model_for(header, device)
     parsed = container.parse(data)
-    header, model = parsed.header, _model_for(parsed.header, device)
     groups = model.config.widths[header.width_index].groups
     latent = _decode_latent(model, [parsed], groups, _threads(model, None))[0].cpu().numpy()
     costs = model.symbol_costs.cpu().numpy()

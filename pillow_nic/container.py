@@ -198,12 +198,12 @@ def _alpha_limit(header: Header) -> int:
 
 
 def _stream_limit(header: Header, tile: int) -> int:
-    """8 bytes for each of 1024 channels at each latent position (16x16 pixels), if 32 bits can say it."""
+    """8 bytes for each of 1024 channels at each latent position (16x16 pixels): less than 2**28."""
     row, column = divmod(tile, header.tile_grid[0])
     width = min(header.tile_size, header.width - column * header.tile_size)
     height = min(header.tile_size, header.height - row * header.tile_size)
     positions = -(-width // 16) * -(-height // 16)
-    return min(64 + 8 * 1024 * positions, (1 << 32) - 1)
+    return 64 + 8 * 1024 * positions
 
 
 def _stream_name(layer: int, tile: int) -> str:

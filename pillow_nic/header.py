@@ -20,8 +20,9 @@ MODES = ("RGB", "RGBA", "L", "LA")
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30
 MAX_GROUPS = 32
-MAX_TILES = 1 << 16
-TILE_LOG2_RANGE = (6, 16)
+MAX_TILES = 1 << 14
+TILE_LOG2_RANGE = (6, 11)
+SMALL_TILE_LOG2, MAX_SMALL_TILES = 7, 16
 MAX_MODEL_NAME = 32
 
 # No slash, no leading dot: readers look weights up by this name.
@@ -115,8 +116,9 @@ def header_faults(header: Header) -> Iterator[str]:
         yield f"{header.groups} channel groups are more than {MAX_GROUPS}"
     if not TILE_LOG2_RANGE[0] <= header.tile_log2 <= TILE_LOG2_RANGE[1]:
         yield f"tile size 2**{header.tile_log2} is not 2**{TILE_LOG2_RANGE[0]} to 2**{TILE_LOG2_RANGE[1]}"
-    if header.tiles > MAX_TILES:
-        yield f"{header.tiles} tiles are more than {MAX_TILES}"
+    most = MAX_TILES if header.tile_log2 > SMALL_TILE_LOG2 else MAX_SMALL_TILES
+    if header.tiles > most:
+        yield f"{header.tiles} tiles of {header.tile_size} pixels are more than {most}"
     if len(header.model) > MAX_MODEL_NAME or not _MODEL_NAME.fullmatch(header.model):
         yield f"model name {header.model!r} is not 1 to {MAX_MODEL_NAME} letters, digits, '.', '_' or '-'"
     if len(header.model_hash) != 4:

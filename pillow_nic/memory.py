@@ -1,5 +1,5 @@
 """Answers for memory that runs out: a GPU's work is done in smaller pieces, then on the CPU; where that has
-not enough either, it is an OSError that says so."""
+not enough either, it is an OSError that says so. And for pictures that are too large to be tried at all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from PIL import Image
 
+from .header import Header
+from .network import PATCH
 from .tiling import PIECE
 
 Result = TypeVar("Result")
 
 # What torch, cuBLAS and cuDNN say, where they do not raise a class of their own.
 _SIGNS = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+
+
+def check_size(header: Header) -> None:
+    """Pillow's warning or error for more pixels than PIL.Image.MAX_IMAGE_PIXELS. A side that is shorter than
+    a patch counts as one: a row of 2²⁰ pixels takes as long as 16."""
+    Image._decompression_bomb_check((max(header.width, PATCH), max(header.height, PATCH)))
 
 
 def ran_out(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import workers
 from .container import Container
 from .entropy import SymbolReader, SymbolWriter
 from .entropy_model import (
@@ -21,7 +22,7 @@ from .entropy_model import (
     SideInformation,
     SymbolDecoder,
     SymbolEncoder,
-    code_groups,
+    code_strips,
     side_information,
 )
 from .entropy_tables import MAX_SYMBOL
@@ -35,9 +36,13 @@ from .weights import Model
 # one, because later groups are predicted from it. On validation pictures 1, 1.6, 2.5, 4 and 7 changed the
 # rate of nic-1 by +3.2, +0.4, −0.8, −1.2 and −1.1 %; the card of nic-1-ms has its figures.
 DISTORTION_WEIGHT = {"psnr": 4.0, "ms-ssim": 6.0}
-
+# Bound of |ŷ|. A picture's stay below 2**8; far above 2**16 the synthesis would end in infinities and NaN.
+MAX_LATENT = 1 << 16
 # Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
 LEAST_LAYER = 160
+
+STRIP = 16
+"""Rows of a latent that are computed at once."""
 
 Array = np.ndarray[Any, Any]
 
@@ -65,10 +70,15 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
     indices = indices[:, : size[0], : size[1]]
     has_table = torch.from_numpy(model.tables.sizes[indices] > 0).to(model.device)[None].float()
     side = side_information(network, z, point, header.delta / DELTA_OCTAVE, size)
-    rounding = _rounding(model, header, indices, side, DISTORTION_WEIGHT[tune]) if effort else None
-    coder = SymbolEncoder(y, side, has_table, MAX_SYMBOL, rounding)
-    code_groups(network, side.features, point, coder, header.groups)
-    return TileSymbols(hyper, coder.symbols[0].cpu().numpy().astype(np.int32), indices)
+    coders = []
+    for rows in _strips(model, size[0]):
+        rounding = (
+            _rounding(model, header, indices[:, rows], side, DISTORTION_WEIGHT[tune]) if effort else None
+        )
+        coders.append((rows, SymbolEncoder(y[:, :, rows], side, has_table[:, :, rows], MAX_SYMBOL, rounding)))
+    code_strips(network, side.features, point, coders, header.groups, each=workers.each_within)
+    symbols = torch.cat([coder.symbols for _, coder in coders], 2)
+    return TileSymbols(hyper, symbols[0].cpu().numpy().astype(np.int32), indices)
 
 
 def write_layers(
@@ -124,7 +134,8 @@ def decode_tile(
     model: Model, files: Sequence[Container], number: int, size: tuple[int, int], total: int
 ) -> Tensor:
     """Tile ``number`` of each file → ŷ (files, C, *size); groups up to ``total`` that are not there stand at
-    their predicted means. The files have one Δ; their rate points and layers may differ."""
+    their predicted means. The files have one Δ; their rate points and layers may differ. BitstreamError for
+    symbols that no picture has."""
     network, headers = model.network, [file.header for file in files]
     point = model.point(*(header.rate_point for header in headers))
     read = [
@@ -139,7 +150,19 @@ def decode_tile(
     z, w = (torch.from_numpy(part).to(model.device) for part in (hyper, values))
     side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
     kept = model.config.group_ends.index(channels) + 1
-    return code_groups(network, side.features, point, SymbolDecoder(w, side), kept, total)
+    coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size[0])]
+    latent = code_strips(network, side.features, point, coders, kept, total, workers.each_within)
+    if not latent.abs().max() < MAX_LATENT:  # "not <": NaN is not less than anything
+        raise BitstreamError(f"tile {number + 1}: its symbols give a latent out of range")
+    return latent
+
+
+def _strips(model: Model, height: int) -> list[slice]:
+    """Rows of a tile's latent that one thread computes: always the same, so that the number of threads
+    changes nothing."""
+    if model.config.stepwise_context or model.device.type != "cpu":
+        return [slice(0, height)]
+    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
 
 
 def read_symbols(

@@ -18,8 +18,8 @@ def plot(data: bytes) -> Image.Image:
     """One column for each layer: the picture decoded from it and those before, a map of its bits (the same
     scale in all columns), and the channel of its latent that takes the most bits. Errors as for decode."""
     header = container.parse_header(data)
-    config = weights.load(header.model).config
     latent, bits = codec.inspect(data)
+    config = weights.load(header.model).config
     shape = COLUMN, max(1, round(COLUMN * header.height / header.width))
     maps = []
     first = 0
