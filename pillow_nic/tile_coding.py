@@ -36,6 +36,9 @@ from .weights import Model
 # rate of nic-1 by +3.2, +0.4, −0.8, −1.2 and −1.1 %; the card of nic-1-ms has the figures for that.
 DISTORTION_WEIGHT = 4.0
 
+# Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
+LEAST_LAYER = 160
+
 Array = np.ndarray[Any, Any]
 
 
@@ -135,10 +138,37 @@ def read_symbols(
     return z, symbols, indices
 
 
+def join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tuple[int, ...]:
+    """The layer ends without those of layers that are too small to be worth a stream of their own."""
+    ends: list[int] = []
+    size = 0
+    for end, layer in zip(layer_ends, streams, strict=True):
+        size += sum(map(len, layer))
+        if size >= LEAST_LAYER * len(layer):
+            ends.append(end)
+            size = 0
+    if size:
+        ends = [*ends[:-1], layer_ends[-1]]
+    return tuple(ends or layer_ends[-1:])
+
+
+def symbol_bits(model: Model, symbols: Array, indices: Array) -> Array:
+    """Bits of latent symbols (C, h, w) with these table indices, float32; for the encoder's choices only."""
+    costs = model.symbol_costs.cpu().numpy()
+    reach = costs.shape[1] // 2
+    return costs[indices, np.clip(symbols, -reach, reach) + reach]
+
+
+def lmbda_of(model: Model, header: Header) -> float:
+    """λ of the file's rate point and Δ: bits that an error of one 8-bit level² in a pixel is worth."""
+    lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
+    return float(lmbda)
+
+
 def _rounding(model: Model, header: Header, indices: Array, side: SideInformation) -> RateDistortionRounding:
     """The encoder's choice of symbols at the λ of the rate point and Δ: an error of one step in a channel
     is one of m'·deviation in an orthonormal transform, and λ counts the mean over three colours."""
-    lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
+    lmbda = lmbda_of(model, header)
     step = 255 * torch.exp2(side.log2_inverse) * model.network.g_s.deviation[:, None, None]
     weight = DISTORTION_WEIGHT * lmbda / 3 * step.square()
     tables = torch.from_numpy(indices.astype(np.int64)).to(model.device)[None]

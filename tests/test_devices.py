@@ -16,7 +16,17 @@ from tiny_model import CONFIG, STEPWISE, random_network, save_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pillow_nic import batch, codec, entropy_model, options, self_test, tile_coding, weights, workers
+from pillow_nic import (
+    batch,
+    codec,
+    decoding,
+    entropy_model,
+    options,
+    self_test,
+    tile_coding,
+    weights,
+    workers,
+)
 from pillow_nic.network import NetworkConfig
 
 
@@ -145,7 +155,7 @@ def test_no_tensor_is_left_on_another_device(mode: str, effort: int) -> None:
 
 
 def test_no_tensor_of_what_is_not_decoded_either(on_meta: weights.Model) -> None:
-    latent, bits = codec.inspect(made())
+    latent, bits = decoding.inspect(made())
     assert latent.shape == bits.shape == (32, 10, 13)
     assert self_test._picture(on_meta.network).shape == (3, 128, 128)
 

@@ -351,7 +351,7 @@ def test_what_may_not_be_written(image: Any, message: str) -> None:
         ({"dpi": "72"}, TypeError),
         ({"exif": "text"}, TypeError),
         ({"is_batch": False}, ValueError),
-        ({"lossless": True}, ValueError),
+        ({"graphics": "some"}, ValueError),
     ],
 )
 def test_a_bad_option_leaves_the_file_as_it_is(path: Path, options: Any, error: type[Exception]) -> None:

@@ -15,10 +15,24 @@ ROOT = Path(pillow_nic.__file__).parents[1]
 
 # From the ground up; a folder stands for all that is in it.
 FLOORS = (
-    ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour"),
+    (
+        "errors",
+        "options",
+        "binary",
+        "header",
+        "streams",
+        "container",
+        "metadata",
+        "tiling",
+        "webp",
+        "colour",
+        "exact",
+    ),
     ("workers", "memory", "blocks", "entropy", "entropy_tables", "integer_net", "network"),
     ("entropy_model", "weights", "self_test"),
     ("tile_coding",),
+    ("decoding",),
+    ("graphics",),
     ("codec",),
     ("batch", "preload"),
     ("training",),

@@ -17,7 +17,7 @@ from .codecs import Codec
 from .metrics import METRICS, Curve
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
-    from ..codec import Pixels
+    from ..decoding import Pixels
 
 MONOTONE_QUALITIES = [i / 20 for i in range(21)]
 SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels

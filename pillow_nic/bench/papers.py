@@ -16,7 +16,7 @@ from .metrics import METRICS, extra
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..codec import Pixels
+    from ..decoding import Pixels
 
 
 @dataclass(frozen=True)

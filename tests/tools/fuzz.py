@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,11 +131,32 @@ def _parts(data: bytes, files: list[bytes], rng: np.random.Generator) -> bytes:
     chunks = dict(file.chunks)
     if "ALPH" in chunks and rng.random() < 0.3:
         chunks["ALPH"] = _bytes(chunks["ALPH"], rng)
+    exact = list(file.exact)
+    for number in range(len(exact)):
+        exact[number] = _exact(exact[number], rng)
+    if exact and rng.random() < 0.2:
+        chunks["CELL"] = rng.bytes(1) + bytes((int(rng.integers(4, 14)),))
     streams = [layer[: header.tiles] + [b""] * (header.tiles - len(layer)) for layer in streams]
     try:
-        return container.dump(Container(header, chunks, streams))
+        return container.dump(Container(header, chunks, streams, exact))
     except ValueError:
         return _bytes(data, rng)
+
+
+def _exact(stream: bytes, rng: np.random.Generator) -> bytes:
+    """Exact cells with another mask, another WebP picture, or damage in either."""
+    length = int.from_bytes(stream[:4], "little")
+    mask, picture = stream[4 : 4 + length], stream[4 + length :]
+    what = rng.integers(5)
+    if what == 0 and mask:
+        mask = _bytes(mask, rng)
+    elif what == 1:
+        mask = zlib.compress(rng.bytes(int(rng.integers(1 << 12))))
+    elif what == 2 and picture:
+        picture = _bytes(picture, rng)
+    elif what == 3 and len(picture) > 25:  # VP8L's header says another size, behind it the same bits
+        picture = picture[:21] + rng.bytes(4) + picture[25:]
+    return len(mask).to_bytes(4, "little") + mask + picture if stream and what < 4 else stream
 
 
 def run(minutes: float, seed: int, files: list[bytes]) -> int:
@@ -201,8 +223,24 @@ def _said(outcomes: dict[str, int], slowest: float, start: float) -> str:
     )
 
 
+def with_exact_cells() -> list[bytes]:
+    """A page with a noisy corner, and a lossless file."""
+    from PIL import Image, ImageDraw
+
+    import pillow_nic
+
+    page = Image.new("RGB", (120, 90), "white")
+    ImageDraw.Draw(page).multiline_text((3, 3), "exact cells\n" * 5, fill="navy")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    page.paste(Image.fromarray(noise), (64, 50))
+    files = [pillow_nic.encode(page, quality=0.4), pillow_nic.encode(page, lossless=True)]
+    if not all(b"CELL" in data for data in files):
+        raise AssertionError("no exact cells to fuzz")
+    return files
+
+
 def main() -> int:
-    files = [file.read_bytes() for file in sorted(GOLDEN.glob("*/*.nic"))]
+    files = [file.read_bytes() for file in sorted(GOLDEN.glob("*/*.nic"))] + with_exact_cells()
     if len(sys.argv) > 1 and not sys.argv[1].startswith("--"):
         return run_atheris(Path(sys.argv[1]), files)
     parser = argparse.ArgumentParser(

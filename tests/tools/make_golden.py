@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic import codec, container, decoding, tile_coding, weights
 from pillow_nic.weights import DEFAULT_MODEL
 
 TESTS = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def symbols_digest(data: bytes) -> int:
     header = parsed.header
     model = weights.load(header.model, torch.device("cpu"))
     digest = 0
-    for number, (rows, columns) in codec._places(header):
+    for number, (rows, columns) in decoding.places(header):
         size = rows.stop - rows.start, columns.stop - columns.start
         streams = [layer[number] for layer in parsed.streams]
         for part in tile_coding.read_symbols(model, streams, header, number, size)[:2]:
