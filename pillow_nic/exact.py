@@ -84,6 +84,21 @@ def decode(
             yield Patch(*place, pixels[own].copy(), None if weight is None else weight[own])
 
 
+def share(header: Header, chunks: dict[str, bytes], streams: Sequence[bytes]) -> float:
+    """Of the picture's pixels, those in exact cells."""
+    if CELLS_TAG not in chunks:
+        return 0.0
+    count = 0
+    for stream, tile in zip(
+        streams, tiles(header.height, header.width, 1 << chunks[CELLS_TAG][1]), strict=True
+    ):
+        height, width = (span.stop - span.start for span in tile)
+        if stream:
+            cells = _mask_of(stream, height, width)
+            count += height * width if cells is None else int(_enlarged(cells)[:height, :width].sum())
+    return count / (header.width * header.height)
+
+
 def _slices(part: Window, whole: Window) -> tuple[slice, slice]:
     rows, columns = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, whole, strict=True))
     return rows, columns
@@ -131,11 +146,17 @@ def _decode_tile(header: Header, stream: bytes, tile: Tile) -> tuple[np.ndarray,
         raise BitstreamError("cells are missing, and the file has no model to paint them")
     if not stream:
         return None
-    if len(stream) < 4 + length:
-        raise BitstreamError("the mask ends early")
-    cells = _decode_mask(stream[4 : 4 + length], -(-height // CELL), -(-width // CELL)) if length else None
+    cells = _mask_of(stream, height, width)
     pixels = webp.decode(stream[4 + length :], width, height, "pixels")
     return pixels if header.mode.startswith("RGB") else pixels[..., :1], cells
+
+
+def _mask_of(stream: bytes, height: int, width: int) -> np.ndarray | None:
+    """Which cells of a tile are exact, bool (⌈h/4⌉, ⌈w/4⌉), None for all."""
+    length = int.from_bytes(stream[:4], "little")
+    if len(stream) < 4 + length:
+        raise BitstreamError("the mask ends early")
+    return _decode_mask(stream[4 : 4 + length], -(-height // CELL), -(-width // CELL)) if length else None
 
 
 def _decode_mask(data: bytes, rows: int, columns: int) -> np.ndarray:

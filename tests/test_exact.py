@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,3 +252,11 @@ def test_every_flipped_bit_is_found(mixed: bytes) -> None:
         damaged[at // 8] ^= 1 << at % 8
         with pytest.raises(BitstreamError):
             container.verify(bytes(damaged))
+
+
+def test_the_page_shows_a_file_of_exact_cells() -> None:
+    page = (Path(pillow_nic.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+    dump = page.partition("one grey pixel without a model:\n\n```\n")[2].partition("\n```")[0]
+    data = bytes.fromhex("".join(line[4:52] for line in dump.splitlines()))
+    assert pillow_nic.decode(data).tolist() == [[128]]
+    assert pillow_nic.read_header(data).lossless
