@@ -93,6 +93,7 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
     if options.lossless:
         return _all_exact(pixels, chunks, TOP_RATE_POINT, exact.encode(given, None), True)
     colours = given if alpha is None else colour.fill_transparent(given, alpha)
+    flat = given if alpha is None else colour.flatten_transparent(given, alpha)
     height, width = pixels.shape[:2]
 
     def encode_on(device: str, side: int) -> tuple[Model, Header, graphics.Mixture]:
@@ -102,7 +103,7 @@ def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | N
         def symbols(colours: Pixels) -> list[TileSymbols]:
             return symbols_of(loaded, colours, header, options, side)
 
-        return loaded, header, graphics.mixture(loaded, header, colours, symbols, options)
+        return loaded, header, graphics.mixture(loaded, header, colours, flat, symbols, options)
 
     device = weights.pick_device(options.device)
     loaded, header, mixture = within_memory(device, f"encode {width}×{height} pixels", encode_on)

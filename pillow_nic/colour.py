@@ -150,6 +150,23 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return filled
 
 
+def flatten_transparent(rgb: np.ndarray, alpha: np.ndarray, side: int = 16) -> np.ndarray:
+    """Colours uint8 H×W×3 with those under alpha 0 replaced by what costs least in lossless coding: in each
+    square the mean of what is visible there, or of all that is. So nothing else shows in a reduced picture."""
+    visible = alpha != 0
+    if visible.all():
+        return rgb
+    flat, everywhere = rgb.copy(), rgb[visible].mean(0) if visible.any() else np.full(3, 128.0)
+    for top in range(0, len(rgb), side):
+        seen, strip = visible[top : top + side], flat[top : top + side]
+        starts = np.arange(0, rgb.shape[1], side)
+        count = np.add.reduceat(seen.sum(0), starts)[:, None]
+        total = np.add.reduceat((strip * seen[..., None]).sum(0), starts)
+        mean = np.where(count > 0, total / np.maximum(count, 1), everywhere).round().astype(np.uint8)
+        strip[:] = np.where(seen[..., None], strip, mean.repeat(side, 0)[: rgb.shape[1]])
+    return flat
+
+
 def _fill_holes(plane: np.ndarray, known: np.ndarray) -> np.ndarray:
     if known.all():
         return plane

@@ -159,6 +159,8 @@ def places(header: Header, window: Window | None = None) -> Iterator[tuple[int, 
 
 def model_for(header: Header, device: str | None) -> Model:
     """The model that a file was made for; UnsupportedModelError if this is not it, or cannot have made it."""
+    if header.model == NO_MODEL:
+        raise UnsupportedModelError("the file has no model: all of its pixels are stored exactly")
     model = weights.load(header.model, weights.pick_device(device))
     if model.hash != header.model_hash:
         raise UnsupportedModelError(

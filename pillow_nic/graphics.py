@@ -101,13 +101,15 @@ def mixture(
     model: Model,
     header: Header,
     colours: Array,
+    flat: Array,
     symbols: Callable[[Array], list[TileSymbols]],
     options: EncodeOptions,
 ) -> Mixture:
-    """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``symbols`` encodes
-    pixels. Symbols of two encodings are never held at once: those of 100 megapixels take 0.8 GB."""
+    """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``flat``: the same, but
+    with colours under alpha 0 that suit the exact ones; ``symbols`` encodes pixels to be painted. Symbols of
+    two encodings are never held at once: those of 100 megapixels take 0.8 GB."""
     by_tile = symbols(colours)
-    if options.graphics == "never" or not webp.is_there() or not has_graphics(colours):
+    if options.graphics == "never" or not webp.is_there() or not has_graphics(flat):
         return Mixture(by_tile, [])
     header = replace(header, layer_ends=header.layer_ends[-1:])
     streams = write_layers(model, by_tile, header.layer_ends)
@@ -117,15 +119,15 @@ def mixture(
     lmbda = lmbda_of(model, replace(header, rate_point=point))
     plain = bits.sum() + lmbda * squares.sum()
 
-    may, weight = candidates(colours)
-    cells, some = _choose_by_size(colours, may, weight, bits + lmbda * squares, SEAM * lmbda * sides)
+    may, weight = candidates(flat)
+    cells, some = _choose_by_size(flat, may, weight, bits + lmbda * squares, SEAM * lmbda * sides)
     rest = ~cells
-    whole = exact.encode(colours, None) if may.all() or cells.mean() >= WHOLE else None
+    whole = exact.encode(flat, None) if may.all() or cells.mean() >= WHOLE else None
     best = plain if whole is None else min(plain, 8 * _size(whole))
     if rest.any() and (bits + lmbda * squares)[rest].sum() + 8 * some + LEAST_GAIN < best:
         by_tile = []
-        small = grown(colours, cells)
-        by_tile, kept = symbols(fill(colours, small)), exact.encode(colours, small)
+        small = grown(flat, cells)
+        by_tile, kept = symbols(fill(colours, small)), exact.encode(flat, small)
         size = _size(write_layers(model, by_tile, header.layer_ends)) + _size(kept)
         if 8 * size + lmbda * squares[rest].sum() < best:
             return Mixture(by_tile, kept)

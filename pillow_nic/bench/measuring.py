@@ -29,8 +29,8 @@ SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
 
 @dataclass(frozen=True)
 class Measurement:
-    """One picture at one point of a codec. ``size`` is that of the whole file in bytes; ``exact`` the share of
-    its pixels that .nic stores lossless; seconds are per megapixel."""
+    """One picture at one point of a codec. ``size`` is that of the whole file in bytes; ``exact`` the share
+    of its pixels that .nic stores lossless; seconds are per megapixel."""
 
     picture: str
     param: Mapping[str, Any]
