@@ -152,7 +152,7 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def flatten_transparent(rgb: np.ndarray, alpha: np.ndarray, side: int = 16) -> np.ndarray:
     """Colours uint8 H×W×3 with those under alpha 0 replaced by what costs least in lossless coding: in each
-    square the mean of what is visible there, or of all that is. So nothing else shows in a reduced picture."""
+    square the mean of what is visible there, or of all that is, so that a reduced picture shows no other."""
     visible = alpha != 0
     if visible.all():
         return rgb

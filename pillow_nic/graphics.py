@@ -4,7 +4,7 @@ A quick test by equal neighbours and few colours tells photographs, which cost n
 decided by rate and distortion at the λ of the quality, from real encodings: the bits of the symbols and the
 squared error of the decoded pixels at each position of the latent (16×16 pixels), against its share in the
 bytes of lossless WebP. Neighbours agree with each other: a border between exact and painted cells costs bits,
-and more where the painted side has another colour than it should, which would show as a seam."""
+and more where the painted side is wrong: that would show as a seam, or as a word that is half exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .container import Container
 from .decoding import Part, decode_together, latent_size, places
 from .header import Header
 from .network import PATCH
-from .options import TOP_RATE_POINT, DecodeOptions, EncodeOptions
+from .options import DecodeOptions, EncodeOptions
 from .tile_coding import TileSymbols, lmbda_of, symbol_bits, write_layers
 from .tiling import tiles
 from .weights import Model
@@ -40,10 +40,12 @@ CANDIDATE = 0.4
 BORDER_BITS = 120.0
 """What a border between an exact and a painted cell costs: some 20 bits of mask and of WebP's prediction, and
 the look. At 24 single letters stayed blurred in words that were exact."""
-SEAM = 4.0
-"""How much more an error of the mean colour along such a border weighs than others."""
+SEAM = 2.0
+"""How much more an error weighs that is beside such a border: a word should not be half exact."""
 LEAST_GAIN = 1000.0
 """Bits below which a file is better off without: chunk, lengths, headers and tables of WebP."""
+WORTH = 6.0 * PATCH * PATCH
+"""What a cell may take to be exact "always": dense text takes 3 to 5 bits per pixel, photographs about 10."""
 WHOLE = 0.5
 """Share of exact cells from which it is tried whether all of them should be."""
 SWEEPS = 12
@@ -115,16 +117,22 @@ def mixture(
     streams = write_layers(model, by_tile, header.layer_ends)
     bits = bits_of_cells(model, header, by_tile, _size(streams))
     squares, sides = distortion(colours, _painted(header, streams, str(model.device), options))
-    point = TOP_RATE_POINT if options.graphics == "always" else header.rate_point
-    lmbda = lmbda_of(model, replace(header, rate_point=point))
-    plain = bits.sum() + lmbda * squares.sum()
+    lmbda = lmbda_of(model, header)
+    painted_cost = bits + lmbda * squares
+    always = options.graphics == "always"
+    worth = np.full_like(bits, WORTH) if always else painted_cost
 
     may, weight = candidates(flat)
-    cells, some = _choose_by_size(flat, may, weight, bits + lmbda * squares, SEAM * lmbda * sides)
+    cells, some = _choose_by_size(flat, may, weight, worth, SEAM * lmbda * sides)
+    best, whole = np.inf if always else painted_cost.sum(), None
+    if cells.all() or (not always and (may.all() or cells.mean() >= WHOLE)):
+        whole = exact.encode(flat, None)
+        if 8 * _size(whole) < best:
+            best = 8 * _size(whole)
+        else:
+            whole = None
     rest = ~cells
-    whole = exact.encode(flat, None) if may.all() or cells.mean() >= WHOLE else None
-    best = plain if whole is None else min(plain, 8 * _size(whole))
-    if rest.any() and (bits + lmbda * squares)[rest].sum() + 8 * some + LEAST_GAIN < best:
+    if cells.any() and rest.any() and painted_cost[rest].sum() + 8 * some + LEAST_GAIN < best:
         by_tile = []
         small = grown(flat, cells)
         by_tile, kept = symbols(fill(colours, small)), exact.encode(flat, small)
@@ -132,9 +140,7 @@ def mixture(
         if 8 * size + lmbda * squares[rest].sum() < best:
             return Mixture(by_tile, kept)
         by_tile = []
-    if whole is not None and best < plain:
-        return Mixture(None, whole)
-    return Mixture(by_tile or symbols(colours), [])
+    return Mixture(None, whole) if whole is not None else Mixture(by_tile or symbols(colours), [])
 
 
 def _choose_by_size(
@@ -197,21 +203,17 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
 
 
 def distortion(colours: Array, painted: Array) -> tuple[Array, Array]:
-    """Of each cell: the squared error of painted pixels, mean over the colours and summed; and along its
-    left, right, upper and lower side the error of the mean colour, squared, times the cell's pixels
-    (4, rows, columns)."""
+    """The squared error of painted pixels, mean over the colours: of each cell the sum, and of a quarter of
+    it along its left, right, upper and lower side four times that (4, rows, columns)."""
     squares, sides = [], []
     for strip, other in zip(_strips(colours), _strips(painted), strict=True):
         error = _cells(other).astype(np.int16) - _cells(strip)
-        squares.append(np.square(error, dtype=np.int32).sum((2, 3, 4)) / 3)
+        square = np.square(error, dtype=np.int32).sum(4) / 3
         quarter = PATCH // 4
-        strips = (
-            error[:, :, :, :quarter],
-            error[:, :, :, -quarter:],
-            error[:, :, :quarter],
-            error[:, :, -quarter:],
-        )
-        sides.append(np.stack([np.square(part.mean((2, 3))).mean(2) * PATCH * PATCH for part in strips]))
+        down, across = square.sum(2), square.sum(3)
+        squares.append(down.sum(2))
+        ends = (down[..., :quarter], down[..., -quarter:], across[..., :quarter], across[..., -quarter:])
+        sides.append(4 * np.stack([end.sum(2) for end in ends]))
     return np.concatenate(squares), np.concatenate(sides, 1)
 
 
