@@ -117,7 +117,7 @@ def mixture(
     streams = write_layers(model, by_tile, header.layer_ends)
     bits = bits_of_cells(model, header, by_tile, _size(streams))
     squares, sides = distortion(colours, _painted(header, streams, str(model.device), options))
-    lmbda = lmbda_of(model, header)
+    lmbda = float(lmbda_of(model, header))
     painted_cost = bits + lmbda * squares
     always = options.graphics == "always"
     worth = np.full_like(bits, WORTH) if always else painted_cost
@@ -183,19 +183,22 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
     """The cells that are exact: a local minimum of all costs, by sweeps over a checkerboard's two colours.
 
     ``may``: the candidates; ``gain``: bits that each saves by being exact, its distortion counted; ``seams``
-    (4, rows, columns): what more than BORDER_BITS it costs if a cell is painted and its left, right, upper or
-    lower neighbour is exact."""
+    (4, rows, columns): what is wrong, in bits, along a cell's left, right, upper and lower side if it is
+    painted. The less of the two sides of a border is what an end of the exact cells there costs, beside
+    BORDER_BITS: much where letters cross it, little where a photograph meets plain ground."""
+    inside = np.ones_like(may)
+    costs = [
+        _neighbour(inside, side) * (BORDER_BITS + np.minimum(seam, _neighbour(seams[side ^ 1], side)))
+        for side, seam in enumerate(seams)
+    ]
     chosen = may & (gain > 0)
     black = np.indices(may.shape).sum(0) % 2 == 0
     for _ in range(SWEEPS):
         before = chosen
         for square in (black, ~black):
-            pull = gain.copy()
-            for side, seam in enumerate(seams):
-                neighbour = _neighbour(chosen, side)
-                there = _neighbour(np.ones_like(chosen), side)
-                pull += np.where(neighbour, BORDER_BITS + seam, 0)
-                pull -= np.where(there & ~neighbour, BORDER_BITS + _neighbour(seams[side ^ 1], side), 0)
+            pull = gain + sum(
+                np.where(_neighbour(chosen, side), cost, -cost) for side, cost in enumerate(costs)
+            )
             chosen = np.where(square, may & (pull > 0), chosen)
         if (chosen == before).all():
             break

@@ -159,10 +159,9 @@ def symbol_bits(model: Model, symbols: Array, indices: Array) -> Array:
     return costs[indices, np.clip(symbols, -reach, reach) + reach]
 
 
-def lmbda_of(model: Model, header: Header) -> float:
-    """λ of the file's rate point and Δ: bits that an error of one 8-bit level² in a pixel is worth."""
-    lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
-    return float(lmbda)
+def lmbda_of(model: Model, header: Header) -> Tensor:
+    """λ of the file's rate point and Δ, (1,): bits that an error of one 8-bit level² in a pixel is worth."""
+    return model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
 
 
 def _rounding(model: Model, header: Header, indices: Array, side: SideInformation) -> RateDistortionRounding:

@@ -409,7 +409,7 @@ def test_region(tiled_file: bytes, region: tuple[int, int, int, int], layers: in
 
 def test_a_region_decodes_no_tiles_elsewhere(tiled_file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    real = codec.decode_tile
+    real = decoding.decode_tile
 
     def noting(model: Any, files: Any, number: int, *more: Any) -> torch.Tensor:
         decoded.append(number)

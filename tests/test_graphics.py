@@ -55,12 +55,13 @@ def test_neighbours_agree() -> None:
     assert not graphics.choose(np.zeros((5, 5), bool), gain, none).any()
 
 
-def test_a_seam_moves_a_border() -> None:
-    """The middle column saves nothing; an error along its left side makes it exact."""
-    gain = np.array([[900.0, 0.0, -900.0]])
+def test_a_border_does_not_cut_through_what_would_be_wrong_on_both_sides() -> None:
+    gain = np.array([[900.0, -10.0, -900.0]])
     may, seams = np.ones((1, 3), bool), np.zeros((4, 1, 3))
     assert graphics.choose(may, gain, seams).tolist() == [[True, False, False]]
-    seams[0, 0, 1] = 500
+    seams[1, 0, 0] = 500  # the right side of the first cell
+    assert graphics.choose(may, gain, seams).tolist() == [[True, False, False]]
+    seams[0, 0, 1] = 500  # and the left one of the second
     assert graphics.choose(may, gain, seams).tolist() == [[True, True, False]]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pictures import pixels
 
-from pillow_nic import batch, codec, memory, weights
+from pillow_nic import batch, codec, decoding, memory, weights
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 OTHERS = [
@@ -122,8 +122,8 @@ def test_a_batch_with_less_at_once(most: int, expected: list[str], limit: Callab
 @pytest.mark.parametrize("error", [MemoryError(), without_memory()], ids=["numpy", "torch"])
 def test_the_cpu_has_not_enough_either(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     data = codec.encode(pixels(size=(90, 40)), device="cpu")
-    for name in ("_analyse", "_synthesise"):
-        monkeypatch.setattr(codec, name, lambda *_: raise_(error))
+    for module, name in ((codec, "_analyse"), (decoding, "_synthesise")):
+        monkeypatch.setattr(module, name, lambda *_: raise_(error))
     for action, what in (
         (lambda: codec.decode(data, device="cpu"), "decode 90×40 pixels"),
         (lambda: codec.encode(pixels(size=(90, 40)), device="cpu"), "encode 90×40 pixels"),
