@@ -54,6 +54,8 @@ TRIAL = {"quality": 60, "method": 4}
 SMALL = PATCH // exact.CELL
 GROWTH = 2 * SMALL
 """How many small cells the exact parts grow by, where those are of one colour."""
+LARGE = 1 << 24
+"""Pixels of a picture whose symbols, 8 bytes for each pixel, are not kept beside its painted pixels."""
 STRIP = 16 * PATCH
 """Rows that are looked at together: few enough for a processor's cache."""
 FILL_SIDE, FILL_HALO = 2048, 256
@@ -116,6 +118,8 @@ def mixture(
     header = replace(header, layer_ends=header.layer_ends[-1:])
     streams = write_layers(model, by_tile, header.layer_ends)
     bits = bits_of_cells(model, header, by_tile, _size(streams))
+    if flat.shape[0] * flat.shape[1] > LARGE:
+        by_tile = []  # made anew if they are needed after all
     squares, sides = distortion(colours, _painted(header, streams, str(model.device), options))
     lmbda = float(lmbda_of(model, header))
     painted_cost = bits + lmbda * squares
