@@ -19,7 +19,10 @@ def is_there() -> bool:
 
 
 def encode(pixels: np.ndarray, **options: Any) -> bytes:
-    """uint8 H×W or H×W×3 as a WebP file of a single VP8L chunk; options of Pillow's plugin."""
+    """uint8 H×W or H×W×3 as a WebP file of a single VP8L chunk; options of Pillow's plugin. OSError where
+    Pillow has no WebP."""
+    if not is_there():
+        raise OSError("this build of Pillow cannot write WebP, which lossless files need")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", lossless=True, **options)
     return file.getvalue()

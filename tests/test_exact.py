@@ -15,7 +15,7 @@ from pictures import photo, saved
 from PIL import Image, ImageDraw, ImageFile
 
 import pillow_nic
-from pillow_nic import container, exact, webp
+from pillow_nic import container, decoding, exact, webp
 from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError
 from pillow_nic.header import NO_MODEL, Header
@@ -177,6 +177,29 @@ def test_a_file_without_a_model_needs_none(monkeypatch: pytest.MonkeyPatch) -> N
     data = saved(page(), lossless=True)
     monkeypatch.setattr("pillow_nic.weights.load", None)
     assert pillow_nic.decode(data, reduce=4).shape == (52, 80, 3)
+
+
+def test_what_a_file_without_a_model_has_not() -> None:
+    data = saved(page(64, 48), lossless=True)
+    with pytest.raises(pillow_nic.UnsupportedModelError, match="all of its pixels are stored exactly"):
+        decoding.inspect(data)
+
+
+def test_without_webp_lossless_is_an_error_and_nothing_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webp, "is_there", lambda: False)
+    with pytest.raises(OSError, match="cannot write WebP"):
+        saved(page(64, 48), lossless=True)
+    assert not container.parse(saved(page(), quality=0.5)).exact
+
+
+def test_the_share_of_exact_pixels(mixed: bytes) -> None:
+    file = container.parse(mixed)
+    same = (pillow_nic.decode(mixed) == np.asarray(page())).all(2).mean()
+    assert 0.4 < exact.share(file.header, file.chunks, file.exact) <= same < 1
+    whole = container.parse(saved(page(), lossless=True))
+    assert exact.share(whole.header, whole.chunks, whole.exact) == 1
+    plain = container.parse(saved(page(), graphics="never"))
+    assert exact.share(plain.header, plain.chunks, plain.exact) == 0
 
 
 @pytest.fixture(scope="module")
