@@ -36,10 +36,10 @@ class Measurement:
     param: Mapping[str, Any]
     size: int
     bpp: float
-    exact: float
     scores: Mapping[str, float]
     enc_s_per_mp: float
     dec_s_per_mp: float
+    exact: float = 0.0
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
@@ -98,7 +98,7 @@ def measure(
             scores = {name: METRICS[name].score(pixels, decoded) for name in metrics}
             encode, decode = (1e6 * s / count for s in seconds)
             bpp, exact = 8 * len(data) / count, exact_share(data)
-            yield Measurement(path.name, param, len(data), bpp, exact, scores, encode, decode)
+            yield Measurement(path.name, param, len(data), bpp, scores, encode, decode, exact)
 
 
 def means(measured: Iterable[Measurement], ladder: Sequence[Mapping[str, Any]]) -> list[Point]:
