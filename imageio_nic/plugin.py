@@ -75,9 +75,9 @@ class NicPlugin(PluginV3):
         options = DecodeOptions(**keywords)
         header.wanted(options.layers)
         Image._decompression_bomb_check((header.width, header.height))
-        from pillow_nic import codec  # loads torch
+        from pillow_nic import codec, decoding  # loads torch
 
-        tape = self._tape_to(codec.layers_needed(header, options))
+        tape = self._tape_to(decoding.layers_needed(header, options))
         pixels = codec.decode_bytes(tape.data, options)
         if mode is not None or rotate:
             pixels = _transform(pixels, mode, metadata.exif if rotate else None)
@@ -162,6 +162,7 @@ class NicPlugin(PluginV3):
             "mode": header.mode,
             "layers": header.layers,
             "quality": header.rate_point / TOP_RATE_POINT,
+            "lossless": header.lossless,
             "model": header.model,
             **metadata.to_info(),
         }

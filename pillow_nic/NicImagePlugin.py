@@ -5,8 +5,9 @@ first n layers only (None, the default, for all): the file is read to 64 kB behi
 `im.fast = True` for the narrowest network that fits the layers, less exact and less work; `im.region = (left,
 top, right, bottom)` for a part of the picture; `im.draft(None, size)`, which `thumbnail()` calls, for a
 reduced one. `im.info` holds
-`layers` (how many the file has), `quality` (the float that the file's rate point stands for), `model`, and
-as far as the file has them `icc_profile`, `exif`, `xmp`, `dpi` and `comment`. `im.verify()` checks the
+`layers` (how many the file has), `quality` (the float that the file's rate point stands for), `model`,
+`lossless` (whether every pixel is as it was given), and as far as the file has them `icc_profile`, `exif`,
+`xmp`, `dpi` and `comment`. `im.verify()` checks the
 structure and every checksum of the file without decoding a pixel.
 
 A cut file raises TruncatedError (an OSError) that says how many layers are whole; with
@@ -18,7 +19,7 @@ come and sharpens with each that follows.
 It checks all of them and the
 picture's mode before it writes a byte. (Pillow itself opens the target before it calls a plugin: it
 removes a new file again when the save fails; an existing one is empty by then.) Options of other formats
-are ignored, as `Image.save` documents; a misspelt one is a warning, and `lossless=True` a ValueError.
+are ignored, as `Image.save` documents; a misspelt one is a warning.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class NicImageFile(ImageFile.ImageFile):
         self.info["layers"] = header.layers
         self.info["quality"] = header.rate_point / TOP_RATE_POINT
         self.info["model"] = header.model
+        self.info["lossless"] = header.lossless
         # One for each process: a forked child must not wait for what a thread of its parent held.
         self._locks: dict[int, threading.Lock] = {}
         self._plan()
@@ -144,10 +146,10 @@ class NicImageFile(ImageFile.ImageFile):
         """Leave the pixels to ImageFile.load() as a raw tile in memory, in place of the file."""
         if self.fp is None:
             raise OSError("cannot load this image: its file has been closed")
-        from . import codec  # loads torch
+        from . import codec, decoding  # loads torch
 
         options = replace(self._options, partial=ImageFile.LOAD_TRUNCATED_IMAGES)
-        pixels = codec.decode_bytes(self._read(codec.layers_needed(self._header, options)), options)
+        pixels = codec.decode_bytes(self._read(decoding.layers_needed(self._header, options)), options)
         if pixels.shape[:2] != self.size[::-1]:
             raise BitstreamError("the file has changed since it was opened")
         if self._exclusive_fp:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import weights, workers
 from .binary import Buffer, Source, whole
-from .codec import Part, Pixels, as_array, choose, decode_together
+from .decoding import Part, Pixels, as_array, choose, decode_together
 from .errors import NicError
 from .header import region_inside
 from .memory import within_memory

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, WebPImagePlugin, features
+from PIL import Image
 
+from . import webp
 from .errors import BitstreamError
 
 _STORED = {
@@ -92,8 +92,6 @@ _CONSTANT = 0  # the one value, 1 byte
 _DEFLATE = 1  # zlib over the rows, each minus the one above it (mod 256), the first as it is
 _WEBP = 2  # a lossless WebP file of a single VP8L chunk, grey = alpha
 
-_WEBP_SIDE = 16383  # the largest that WebP can hold
-
 
 def encode_alpha(alpha: np.ndarray) -> bytes:
     """An alpha plane uint8 H×W as bytes, lossless, in the smallest of the representations."""
@@ -102,10 +100,8 @@ def encode_alpha(alpha: np.ndarray) -> bytes:
     differences = alpha.copy()
     differences[1:] -= alpha[:-1]
     found = [bytes((_DEFLATE,)) + zlib.compress(differences.tobytes(), 9)]
-    if max(alpha.shape) <= _WEBP_SIDE and features.check("webp"):
-        file = io.BytesIO()
-        Image.fromarray(alpha).save(file, "WEBP", lossless=True)
-        found.append(bytes((_WEBP,)) + file.getvalue())
+    if max(alpha.shape) <= webp.MAX_SIDE and webp.is_there():
+        found.append(bytes((_WEBP,)) + webp.encode(alpha))
     return min(found, key=len)
 
 
@@ -119,7 +115,7 @@ def decode_alpha(data: bytes, width: int, height: int) -> np.ndarray:
     if kind == bytes((_DEFLATE,)):
         return _inflate(body, width, height)
     if kind == bytes((_WEBP,)):
-        return _decode_webp(body, width, height)
+        return webp.decode(body, width, height, "alpha plane")[..., 0].copy()
     raise BitstreamError(f"alpha plane: unknown representation {kind.hex() or '(nothing)'}")
 
 
@@ -134,25 +130,6 @@ def _inflate(body: bytes, width: int, height: int) -> np.ndarray:
         raise BitstreamError(f"alpha plane: not the {width}×{height} values of the picture")
     differences = np.frombuffer(plane, np.uint8).reshape(height, width)
     return np.cumsum(differences, axis=0, dtype=np.uint8)
-
-
-def _decode_webp(body: bytes, width: int, height: int) -> np.ndarray:
-    # The size is read here, because the WebP decoder allocates its canvas before it tells the size.
-    bits = int.from_bytes(body[21:25], "little")
-    if body[:4] != b"RIFF" or body[8:16] != b"WEBPVP8L" or body[20:21] != b"\x2f":
-        raise BitstreamError("alpha plane: not a lossless WebP picture")
-    if ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1) != (width, height):
-        raise BitstreamError(f"alpha plane: not of the picture's size {width}×{height}")
-    if not features.check("webp"):
-        raise OSError("alpha plane: this build of Pillow cannot read WebP")
-    try:
-        # Not Image.open: its limit on pixels has been applied, to the picture itself, and the size is right.
-        plane = np.asarray(WebPImagePlugin.WebPImageFile(io.BytesIO(body)).convert("RGB"))[..., 0]
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BitstreamError(f"alpha plane: {error}") from error
-    if plane.shape != (height, width):
-        raise BitstreamError(f"alpha plane: not of the picture's size {width}×{height}")
-    return np.ascontiguousarray(plane)
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -171,6 +148,23 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         smooth = _fill_holes(rgb[..., channel].astype(np.float32), visible)
         filled[..., channel] = np.rint(smooth).astype(np.uint8)
     return filled
+
+
+def flatten_transparent(rgb: np.ndarray, alpha: np.ndarray, side: int = 16) -> np.ndarray:
+    """Colours uint8 H×W×3 with those under alpha 0 replaced by what costs least in lossless coding: in each
+    square the mean of what is visible there, or of all that is, so that a reduced picture shows no other."""
+    visible = alpha != 0
+    if visible.all():
+        return rgb
+    flat, everywhere = rgb.copy(), rgb[visible].mean(0) if visible.any() else np.full(3, 128.0)
+    for top in range(0, len(rgb), side):
+        seen, strip = visible[top : top + side], flat[top : top + side]
+        starts = np.arange(0, rgb.shape[1], side)
+        count = np.add.reduceat(seen.sum(0), starts)[:, None]
+        total = np.add.reduceat((strip * seen[..., None]).sum(0), starts)
+        mean = np.where(count > 0, total / np.maximum(count, 1), everywhere).round().astype(np.uint8)
+        strip[:] = np.where(seen[..., None], strip, mean.repeat(side, 0)[: rgb.shape[1]])
+    return flat
 
 
 def _fill_holes(plane: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Answers for the file layout: chunks and streams to bytes and back, limits, checksums (FORMAT.md).
 
-    signature | header, CRC | metadata chunks | ALPH | "DATA" | lengths | layer 1: tile 1, tile 2, … | layer
-    2: …
+    signature | header, CRC | metadata chunks | CELL | ALPH | "DATA" | lengths | exact cells | layer 1: tile
+    1, tile 2, … | layer 2: …
 
 Nothing here knows what a stream means. Every length and count is checked against its limit before anything of
 that size is allocated, and every byte that is given back has passed its CRC-32. Standard library only.
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from zlib import crc32
 
 from .binary import Buffer, Readable, Reader, from_memory, reading, varint
 from .errors import BitstreamError, TruncatedError
 from .header import Header, dump_header, header_faults, take_header
+from .streams import CELLS_BYTES, CELLS_TAG, Row, cells_fault, is_lossless, rows_of, stream_crc
 
-# In the order in which they are written. ALPH is the only critical chunk and the last one, so that a reader
-# of metadata can stop before it.
+# In the order in which they are written. CELL and ALPH are the only critical chunks and the last ones, ALPH
+# behind the other, so that a reader of metadata can stop before it.
 METADATA_TAGS = ("iccp", "exif", "xmpp", "phys", "text")
 ALPHA_TAG = "ALPH"
 DATA_TAG = "DATA"
@@ -37,11 +38,13 @@ MAX_CHUNKS_BYTES = 1 << 26
 
 @dataclass
 class Container:
-    """A whole file: ``chunks`` by tag, ``streams[layer][tile]``."""
+    """A whole file: ``chunks`` by tag, ``streams[layer][tile]``; with a CELL chunk the exact cells of each
+    exact tile."""
 
     header: Header
     chunks: dict[str, bytes]
     streams: list[list[bytes]]
+    exact: list[bytes] = field(default_factory=list)
 
 
 # ----------------------------------------------------------------------------------------- public functions
@@ -54,12 +57,12 @@ def dump(container: Container) -> bytes:
         raise ValueError(fault)
     head = dump_header(header)
     pieces = [head]
-    for tag in (*METADATA_TAGS, ALPHA_TAG):
+    for tag in (*METADATA_TAGS, CELLS_TAG, ALPHA_TAG):
         if tag in chunks:
             record = struct.pack("<4sI", tag.encode(), len(chunks[tag])) + chunks[tag]
             pieces += record, struct.pack("<I", crc32(record))
     pieces.append(DATA_TAG.encode())
-    return b"".join([*pieces, *_dump_streams(head, streams)])
+    return b"".join([*pieces, *_dump_streams(head, rows_of(header, chunks), [container.exact, *streams])])
 
 
 def parse_header(data: Buffer) -> Header:
@@ -69,7 +72,9 @@ def parse_header(data: Buffer) -> Header:
     reader = Reader(from_memory(data))
     header, _ = take_header(reader)
     try:
-        return replace(header, layer_offsets=_layer_ends(reader, header))
+        chunks = _take_chunks(reader, header)
+        header = replace(header, lossless=is_lossless(chunks))
+        return replace(header, layer_offsets=_layer_ends(reader, header, chunks))
     except TruncatedError as error:
         return replace(header, needed=error.needed)
 
@@ -84,23 +89,26 @@ def parse(data: Buffer, *, layers: int | None = None, partial: bool = False) -> 
     header, seed = take_header(reader)
     wanted = header.wanted(layers)
     chunks = _take_chunks(reader, header)
-    streams: list[list[bytes]] = []
+    rows = rows_of(header, chunks)
+    taken: list[list[bytes]] = []
     try:
-        lengths = _take_lengths(reader, header)
-        for layer in range(wanted):
-            streams.append([bytes(payload) for payload in _take_layer(reader, layer, lengths[layer], seed)])
+        lengths = _take_lengths(reader, rows)
+        for row in rows[: wanted + 1]:
+            streams = _take_row(reader, row, lengths[len(taken)], seed)
+            taken.append([bytes(payload) for payload in streams])
     except TruncatedError as error:
-        if not (partial and streams):
-            whole = f"truncated file, {len(streams)} of {header.layers} layers are whole"
+        if not (partial and len(taken) > 1):
+            whole = f"truncated file, {max(len(taken) - 1, 0)} of {header.layers} layers are whole"
             raise TruncatedError(f"{whole}: {error}", error.needed) from None
-    return Container(header, chunks, streams)
+    return Container(header, chunks, taken[1:], taken[0])
 
 
 def read_info(source: Buffer | Readable) -> tuple[Header, dict[str, bytes]]:
     """Header and metadata chunks; of a file object nothing behind them is read, not even the alpha plane."""
     reader = Reader(reading(source))
     header, _ = take_header(reader)
-    return header, _take_chunks(reader, header, metadata_only=True)
+    chunks = _take_chunks(reader, header, metadata_only=True)
+    return replace(header, lossless=is_lossless(chunks)), chunks
 
 
 def truncate(data: Buffer, layers: int) -> bytes:
@@ -114,7 +122,8 @@ def truncate(data: Buffer, layers: int) -> bytes:
     take_header(reader)
     start = reader.offset
     _take_chunks(reader, header)
-    return b"".join([head, data[start : reader.offset], *_dump_streams(head, whole.streams)])
+    streams = _dump_streams(head, rows_of(header, whole.chunks), [whole.exact, *whole.streams])
+    return b"".join([head, data[start : reader.offset], *streams])
 
 
 class LayerCounter:
@@ -133,7 +142,7 @@ class LayerCounter:
             reader = Reader(from_memory(data))
             try:
                 header, _ = take_header(reader)
-                self.ends = _layer_ends(reader, header)
+                self.ends = _layer_ends(reader, header, _take_chunks(reader, header))
             except TruncatedError as error:
                 self._needed = error.needed
         return sum(end <= len(data) for end in self.ends)
@@ -153,16 +162,16 @@ def verify(data: Buffer) -> None:
     """Checks structure and every CRC of the file; decodes nothing."""
     reader = Reader(from_memory(data))
     header, seed = take_header(reader)
-    _take_chunks(reader, header)
-    for layer, lengths in enumerate(_take_lengths(reader, header)):
-        _take_layer(reader, layer, lengths, seed)
+    rows = rows_of(header, _take_chunks(reader, header))
+    for row, lengths in zip(rows, _take_lengths(reader, rows), strict=True):
+        _take_row(reader, row, lengths, seed)
 
 
-def _layer_ends(reader: Reader, header: Header) -> tuple[int, ...]:
-    """From behind the header: where each layer ends."""
-    _take_chunks(reader, header)
-    sizes = [sum(lengths) + CRC_BYTES * len(lengths) for lengths in _take_lengths(reader, header)]
-    return tuple(accumulate(sizes, initial=reader.offset))[1:]
+def _layer_ends(reader: Reader, header: Header, chunks: dict[str, bytes]) -> tuple[int, ...]:
+    """From behind the chunks: where each layer ends."""
+    rows = rows_of(header, chunks)
+    sizes = [sum(lengths) + CRC_BYTES * len(lengths) for lengths in _take_lengths(reader, rows)]
+    return tuple(accumulate(sizes, initial=reader.offset))[2:]  # the exact cells are part of layer 1
 
 
 # ----------------------------------------------------------------------------------------- rules and limits
@@ -173,8 +182,10 @@ def _faults(container: Container) -> Iterator[str]:
     header, chunks, streams = container.header, container.chunks, container.streams
     yield from header_faults(header)
     for tag in chunks:
-        if tag not in METADATA_TAGS and tag != ALPHA_TAG:
+        if tag not in (*METADATA_TAGS, CELLS_TAG, ALPHA_TAG):
             yield f"unknown chunk {tag!r}"
+    if fault := cells_fault(header, chunks.get(CELLS_TAG)):
+        yield fault
     if (ALPHA_TAG in chunks) != header.has_alpha:
         yield f"mode {header.mode} {'needs an' if header.has_alpha else 'has no'} {ALPHA_TAG} chunk"
     room = MAX_CHUNKS_BYTES
@@ -182,38 +193,22 @@ def _faults(container: Container) -> Iterator[str]:
         limit = _alpha_limit(header) if tag == ALPHA_TAG else min(MAX_CHUNK_BYTES, room)
         if len(payload) > limit:
             yield f"chunk {tag}: {len(payload)} bytes are more than the limit of {limit}"
-        if tag != ALPHA_TAG:
+        if tag in METADATA_TAGS:
             room -= len(payload)
+    rows = rows_of(header, chunks)
     if len(streams) != header.layers or any(len(row) != header.tiles for row in streams):
         yield f"streams do not fit {header.layers} layers of {header.tiles} tiles"
-    for layer, row in enumerate(streams):
-        for tile, payload in enumerate(row):
-            if len(payload) > (limit := _stream_limit(header, tile)):
-                yield f"{_stream_name(layer, tile)}: {len(payload)} bytes are more than the limit of {limit}"
+    if len(container.exact) != rows[0].tiles:
+        yield f"{len(container.exact)} streams of exact cells do not fit {rows[0].tiles} exact tiles"
+    for row, payloads in zip(rows, [container.exact, *streams], strict=False):
+        for tile, payload in enumerate(payloads):
+            if len(payload) > (limit := row.limit(tile)):
+                yield f"{row.name(tile)}: {len(payload)} bytes are more than the limit of {limit}"
 
 
 def _alpha_limit(header: Header) -> int:
     """Twice the raw plane: room for any lossless coder's worst case."""
     return 2 * header.width * header.height + 4096
-
-
-def _stream_limit(header: Header, tile: int) -> int:
-    """8 bytes for each of 1024 channels at each latent position (16x16 pixels): less than 2**28."""
-    row, column = divmod(tile, header.tile_grid[0])
-    width = min(header.tile_size, header.width - column * header.tile_size)
-    height = min(header.tile_size, header.height - row * header.tile_size)
-    positions = -(-width // 16) * -(-height // 16)
-    return 64 + 8 * 1024 * positions
-
-
-def _stream_name(layer: int, tile: int) -> str:
-    """As users count, from 1."""
-    return f"stream of layer {layer + 1}, tile {tile + 1}"
-
-
-def _stream_crc(seed: int, layer: int, tile: int, payload: Buffer) -> int:
-    """Bound to the header and the place, so that streams swapped within or between files are found out."""
-    return crc32(payload, crc32(struct.pack("<IBII", seed, layer, tile, len(payload))))
 
 
 def _seed(head: bytes) -> int:
@@ -224,15 +219,15 @@ def _seed(head: bytes) -> int:
 # -------------------------------------------------------------------------------------------------- writing
 
 
-def _dump_streams(head: bytes, streams: list[list[bytes]]) -> Iterator[bytes]:
+def _dump_streams(head: bytes, rows: list[Row], streams: list[list[bytes]]) -> Iterator[bytes]:
     """All lengths, then for each stream its CRC and payload."""
     seed = _seed(head)
-    for row in streams:
-        for payload in row:
+    for payloads in streams:
+        for payload in payloads:
             yield varint(len(payload))
-    for layer, row in enumerate(streams):
-        for tile, payload in enumerate(row):
-            yield struct.pack("<I", _stream_crc(seed, layer, tile, payload))
+    for row, payloads in zip(rows, streams, strict=False):  # fewer, of a file that is cut down
+        for tile, payload in enumerate(payloads):
+            yield struct.pack("<I", stream_crc(seed, row.layer, tile, payload))
             yield payload
 
 
@@ -243,7 +238,7 @@ def _take_chunks(reader: Reader, header: Header, *, metadata_only: bool = False)
     """The known chunks, up to and with the DATA tag, or only up to the tag that ends the metadata."""
     chunks: dict[str, bytes] = {}
     count, room = 0, MAX_CHUNKS_BYTES
-    while (tag := _take_tag(reader)) not in (ALPHA_TAG, DATA_TAG):
+    while (tag := _take_tag(reader)) not in (CELLS_TAG, ALPHA_TAG, DATA_TAG):
         place = f"chunk {tag} at byte {reader.offset - 4}"
         if tag[0].isupper():
             raise BitstreamError(f"{place}: unknown critical chunk, a newer reader may know it")
@@ -256,7 +251,15 @@ def _take_chunks(reader: Reader, header: Header, *, metadata_only: bool = False)
         room -= len(payload)
         if tag in METADATA_TAGS:
             chunks[tag] = bytes(payload)
+    if tag == CELLS_TAG:
+        chunks[CELLS_TAG] = bytes(_take_chunk(reader, tag, CELLS_BYTES))
+    if fault := cells_fault(header, chunks.get(CELLS_TAG)):
+        raise BitstreamError(fault)
+    if tag == CELLS_TAG:
+        tag = _take_tag(reader)
     place = f"chunk {tag} at byte {reader.offset - 4}"
+    if tag not in (ALPHA_TAG, DATA_TAG):
+        raise BitstreamError(f"{place}: {CELLS_TAG} must be the last but {ALPHA_TAG}")
     if (tag == ALPHA_TAG) != header.has_alpha:
         needed = "must come before it" if header.has_alpha else "must not be there"
         raise BitstreamError(f"{place}: {ALPHA_TAG} {needed} in mode {header.mode}")
@@ -286,32 +289,34 @@ def _take_chunk(reader: Reader, tag: str, limit: int) -> bytes | memoryview:
     return payload
 
 
-def _take_lengths(reader: Reader, header: Header) -> list[list[int]]:
-    """The lengths of the streams' payloads, by layer and tile, each within its limit."""
+def _take_lengths(reader: Reader, rows: list[Row]) -> list[list[int]]:
+    """The lengths of the streams' payloads, by row and tile, each within its limit."""
     lengths: list[list[int]] = []
-    for layer in range(header.layers):
+    missing = sum(row.tiles for row in rows)
+    for row in rows:
         lengths.append([])
-        for tile in range(header.tiles):
-            place = f"length of the {_stream_name(layer, tile)}, at byte {reader.offset}"
+        for tile in range(row.tiles):
+            place = f"length of the {row.name(tile)}, at byte {reader.offset}"
+            missing -= 1
             try:
                 length, _ = reader.varint(place)
             except TruncatedError as error:  # at least a byte for each that is to come
-                error.needed += header.layers * header.tiles - layer * header.tiles - tile - 1
+                error.needed += missing
                 raise
-            if length > (limit := _stream_limit(header, tile)):
+            if length > (limit := row.limit(tile)):
                 raise BitstreamError(f"{place}: {length} bytes are more than the limit of {limit}")
             lengths[-1].append(length)
     return lengths
 
 
-def _take_layer(reader: Reader, layer: int, lengths: list[int], seed: int) -> list[bytes | memoryview]:
-    """The streams of one layer, tile by tile, their CRCs checked."""
+def _take_row(reader: Reader, row: Row, lengths: list[int], seed: int) -> list[bytes | memoryview]:
+    """The streams of one row, tile by tile, their CRCs checked."""
     streams = []
     for tile, length in enumerate(lengths):
-        place = f"{_stream_name(layer, tile)}, at byte {reader.offset}"
+        place = f"{row.name(tile)}, at byte {reader.offset}"
         crc = reader.u32(place)
         payload = reader.take(length, place)
-        if crc != _stream_crc(seed, layer, tile, payload):
+        if crc != stream_crc(seed, row.layer, tile, payload):
             raise BitstreamError(f"{place}: CRC mismatch")
         streams.append(payload)
     return streams

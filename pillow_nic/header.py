@@ -25,6 +25,9 @@ TILE_LOG2_RANGE = (6, 11)
 SMALL_TILE_LOG2, MAX_SMALL_TILES = 7, 16
 MAX_MODEL_NAME = 32
 
+NO_MODEL = "none"
+"""In place of a model's name in a file whose cells are all exact: nothing of it was made by a network."""
+
 # No slash, no leading dot: readers look weights up by this name.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -49,6 +52,8 @@ class Header:
     model_hash: bytes
     layer_offsets: tuple[int, ...] = field(default=(), compare=False)
     """The byte offset at which each layer ends, once that is known; not written anywhere."""
+    lossless: bool = field(default=False, compare=False)
+    """Whether the file holds every pixel as its writer was given it: what its CELL chunk says."""
     needed: int = field(default=0, compare=False)
     """How many bytes of the file to have before looking for them again; 0 when they are known."""
 
@@ -77,12 +82,17 @@ class Header:
     @property
     def tile_grid(self) -> tuple[int, int]:
         """Columns and rows of tiles."""
-        return -(-self.width >> self.tile_log2), -(-self.height >> self.tile_log2)
+        return grid(self, self.tile_log2)
 
     @property
     def tiles(self) -> int:
         columns, rows = self.tile_grid
         return columns * rows
+
+
+def grid(header: Header, tile_log2: int) -> tuple[int, int]:
+    """Columns and rows of tiles of 2^tile_log2 pixels square."""
+    return -(-header.width >> tile_log2), -(-header.height >> tile_log2)
 
 
 def region_inside(region: tuple[int, int, int, int] | None, header: Header) -> tuple[int, int, int, int]:
@@ -121,6 +131,8 @@ def header_faults(header: Header) -> Iterator[str]:
         yield f"{header.tiles} tiles of {header.tile_size} pixels are more than {most}"
     if len(header.model) > MAX_MODEL_NAME or not _MODEL_NAME.fullmatch(header.model):
         yield f"model name {header.model!r} is not 1 to {MAX_MODEL_NAME} letters, digits, '.', '_' or '-'"
+    if header.model == NO_MODEL and ends != (1,):
+        yield f"layer ends {ends} of a file without a model are not (1,)"
     if len(header.model_hash) != 4:
         yield f"model hash has {len(header.model_hash)} bytes, not 4"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
 TOP_EFFORT = 3
 TARGETS = ("target_size", "target_bpp", "target_psnr", "target_ssim")
+GRAPHICS = ("auto", "always", "never")
 REDUCTIONS = (1, 2, 4, 8, 16)
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
@@ -73,6 +74,12 @@ def _tune(name: str, value: object) -> str:
     if isinstance(value, str) and value in TUNES:
         return value
     raise ValueError(f"{name} must be {' or '.join(map(repr, TUNES))}, not {value!r}")
+
+
+def _graphics(name: str, value: object) -> str:
+    if isinstance(value, str) and value in GRAPHICS:
+        return value
+    raise ValueError(f"{name} must be {', '.join(map(repr, GRAPHICS))}, not {value!r}")
 
 
 def _count(name: str, value: object) -> int | None:
@@ -172,7 +179,14 @@ class _Options:
     @classmethod
     def chosen(cls, keywords: Mapping[str, Any]) -> Self:
         """The options among the keywords."""
-        return cls(**{name: keywords[name] for name in cls.names() if name in keywords})
+        chosen = cls(**{name: keywords[name] for name in cls.names() if name in keywords})
+        for name in chosen.idle():
+            _warn(f"{name} means nothing to a lossless file, and is ignored")
+        return chosen
+
+    def idle(self) -> Iterable[str]:
+        """Options that are given and without effect."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +204,15 @@ class EncodeOptions(_Options):
         "ms-ssim",
         _tune,
         '"ms-ssim" for what people see, "psnr" for the least squared error',
+    )
+    graphics: str = _option(
+        "auto",
+        _graphics,
+        '"auto" stores text, screens and drawings lossless where that pays at the quality, "always" at every '
+        'quality, "never" nowhere',
+    )
+    lossless: bool = _option(
+        False, _flag, "keep every pixel as it is; the other options of encoding then mean nothing"
     )
     layers: int | None = _option(
         None, _count, "how many layers to write (default: as many as the picture is worth)"
@@ -227,6 +250,8 @@ class EncodeOptions(_Options):
         given = [f"{name}=" for name in TARGETS if getattr(self, name) is not None]
         if len(given) > 1 or (given and self.quality != EncodeOptions.quality):
             raise _exclusive(given if len(given) > 1 else ["quality=", *given])
+        if given and self.lossless:
+            raise _exclusive(["lossless=", *given])
 
     @classmethod
     def chosen(cls, keywords: Mapping[str, Any]) -> Self:
@@ -244,6 +269,9 @@ class EncodeOptions(_Options):
     def loss(self) -> str:
         """The tune whose loss the model was trained for."""
         return next((tune for tune, model in TUNES.items() if model == self.model), self.tune)
+
+    def idle(self) -> Iterable[str]:
+        return ("quality",) if self.lossless and self.quality != EncodeOptions.quality else ()
 
 
 @dataclass(frozen=True)
@@ -274,6 +302,8 @@ class EncodeKeywords(TypedDict, total=False):
     quality: float
     effort: int
     tune: str
+    graphics: str
+    lossless: bool
     layers: int | None
     network_width: int | None
     model: str | None
@@ -318,10 +348,8 @@ def chosen_for_save(keywords: Mapping[str, Any]) -> EncodeOptions:
 
 
 def unknown(keywords: Mapping[str, Any]) -> Iterable[str]:
-    """The names that mean nothing to a save; ValueError for lossless=True, which must not be ignored."""
-    if keywords.get("lossless"):
-        raise ValueError(".nic is lossy: it cannot be saved with lossless=True")
-    return (name for name in keywords if name not in SaveKeywords.__annotations__ and name != "lossless")
+    """The names that mean nothing to a save."""
+    return (name for name in keywords if name not in SaveKeywords.__annotations__)
 
 
 def near_name(name: str) -> str | None:

@@ -193,12 +193,24 @@ def read_symbols(
     return z, symbols, indices
 
 
+def symbol_bits(model: Model, symbols: Array, indices: Array) -> Array:
+    """Bits of latent symbols (C, h, w) with these table indices, float32; for the encoder's choices only."""
+    costs = model.symbol_costs.cpu().numpy()
+    reach = costs.shape[1] // 2
+    return costs[indices, np.clip(symbols, -reach, reach) + reach]
+
+
+def lmbda_of(model: Model, header: Header) -> Tensor:
+    """λ of the file's rate point and Δ, (1,): bits that an error of one 8-bit level² in a pixel is worth."""
+    return model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
+
+
 def _rounding(
     model: Model, header: Header, indices: Array, side: SideInformation, worth: float
 ) -> RateDistortionRounding:
     """The encoder's choice of symbols at the λ of the rate point and Δ: an error of one step in a channel
     is one of m'·deviation in an orthonormal transform, and λ counts the mean over three colours."""
-    lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
+    lmbda = lmbda_of(model, header)
     step = 255 * torch.exp2(side.log2_inverse) * model.network.g_s.deviation[:, None, None]
     weight = worth * lmbda / 3 * step.square()
     tables = torch.from_numpy(indices.astype(np.int64)).to(model.device)[None]

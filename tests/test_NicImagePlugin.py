@@ -77,7 +77,8 @@ def test_open_reads_header_and_metadata_only(tmp_path: Path) -> None:
 
 def test_info_tells_what_the_header_says(layered: bytes) -> None:
     im = opened(layered)
-    assert im.info == {"layers": 3, "quality": pytest.approx(0.7, abs=1e-5), "model": "nic-1-ms"}
+    quality = pytest.approx(0.7, abs=1e-5)
+    assert im.info == {"layers": 3, "quality": quality, "model": "nic-1-ms", "lossless": False}
     header = pillow_nic.read_header(layered)
     assert header.layers == 3
     assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-1-ms")

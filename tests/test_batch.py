@@ -14,7 +14,7 @@ import torch
 from pictures import pixels
 
 import pillow_nic
-from pillow_nic import batch, codec, container
+from pillow_nic import batch, codec, container, decoding
 from pillow_nic.options import DecodeOptions
 
 
@@ -84,7 +84,7 @@ def jobs(
     files: list[bytes], threads: int, side: int = 96, **chosen: Any
 ) -> tuple[list[int], list[list[int]]]:
     options = DecodeOptions(device="cpu", **chosen)
-    return batch._jobs([codec.choose(file, options) for file in files], options, threads, side)
+    return batch._jobs([decoding.choose(file, options) for file in files], options, threads, side)
 
 
 def of_size(width: int, height: int, **options: Any) -> bytes:

@@ -51,6 +51,17 @@ def test_measure(file: Path) -> None:
     assert high.scores["psnr"] > low.scores["psnr"]
 
 
+def test_the_share_of_exact_pixels_is_measured(tmp_path: Path) -> None:
+    screen = np.full((64, 96, 3), 255, np.uint8)
+    screen[8:56:4, 8:88:3] = 0
+    Image.fromarray(screen).save(tmp_path / "screen.png")
+    (found,) = measure([tmp_path / "screen.png"], Nic(device="cpu", qualities=[0.9]))
+    assert found.exact == 1
+    assert measuring.curve(measuring.means([found], [{"quality": 0.9}]), "psnr") == []
+    webp = measuring.exact_share(b"RIFF, and so on")
+    assert webp == 0
+
+
 def test_tunes_and_efforts_are_those_that_are_asked_for(file: Path) -> None:
     pixels = np.asarray(Image.open(file))
     codecs = Settings([file], tunes=["psnr", "ms-ssim"], efforts=[1, 0], device="cpu").nics([0.5])

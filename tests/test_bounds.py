@@ -16,7 +16,7 @@ import torch
 from pictures import photo, pixels, whole_photo
 from PIL import Image
 
-from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic import codec, container, decoding, tile_coding, weights
 from pillow_nic.command.layer_plot import plot
 from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, UnsupportedModelError
@@ -85,7 +85,7 @@ def test_what_the_model_has_not_is_refused_before_the_lengths_are_read(
     file = Watched(data)
     for action in (
         lambda: codec.decode(data),
-        lambda: codec.inspect(data),
+        lambda: decoding.inspect(data),
         lambda: Image.open(file).load(),
     ):
         with pytest.raises((BitstreamError, UnsupportedModelError), match="model"):
@@ -102,7 +102,7 @@ def test_a_thin_picture_counts_as_wide_as_a_patch(monkeypatch: pytest.MonkeyPatc
         im.load()
 
 
-@pytest.mark.parametrize("action", [codec.decode, codec.inspect, plot])
+@pytest.mark.parametrize("action", [codec.decode, decoding.inspect, plot])
 def test_too_many_pixels(action: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch) -> None:
     data = codec.encode(pixels(size=(80, 60)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80 * 60 // 2 - 1)

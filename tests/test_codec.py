@@ -14,7 +14,7 @@ import torch
 from pictures import psnr
 from tiny_model import random_network
 
-from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic import codec, container, decoding, tile_coding, weights
 from pillow_nic.codec import decode, encode
 from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
@@ -267,7 +267,7 @@ def test_every_prefix_is_the_picture_of_its_layers() -> None:
 
 def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
-    real = codec._synthesise
+    real = decoding._synthesise
 
     def noting(model: weights.Model, latent: torch.Tensor, headers: list[Header], *more: Any) -> Any:
         index = headers[0].width_index
@@ -275,7 +275,7 @@ def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: 
         assert latent.shape[1] == model.config.group_ends[model.config.widths[index].groups - 1]
         return real(model, latent, headers, *more)
 
-    monkeypatch.setattr(codec, "_synthesise", noting)
+    monkeypatch.setattr(decoding, "_synthesise", noting)
     for layers in range(1, 8):
         decode(layered, layers=layers, fast=True)
         decode(layered, layers=layers)
@@ -284,7 +284,7 @@ def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: 
 
 
 def test_inspect_accounts_for_the_bytes(layered: bytes) -> None:
-    latent, bits = codec.inspect(layered)
+    latent, bits = decoding.inspect(layered)
     assert latent.shape == bits.shape == (320, 5, 6)
     streams = [layer[0] for layer in container.parse(layered).streams]
     ends = (0, 16, 48, 72, 96, 144, 192, 320)
@@ -293,7 +293,7 @@ def test_inspect_accounts_for_the_bytes(layered: bytes) -> None:
         assert counted <= 1.01 * len(stream) + 4  # whole words; rare symbols are counted like ±15
         if first:  # the first stream has the hyper-latent too
             assert counted > 0.9 * len(stream) - 8
-    assert (codec.inspect(container.truncate(layered, 2))[1][48:] == 0).all()
+    assert (decoding.inspect(container.truncate(layered, 2))[1][48:] == 0).all()
 
 
 @pytest.mark.parametrize("width", range(1, 7))
@@ -367,7 +367,9 @@ def transformed(model: weights.Model, pixels: Pixels, side: int) -> tuple[torch.
     header = header_for(model, *pixels.shape[:2], 9)
     latent = codec._analyse(model, pixels, header, 2, side)
     everything = Window(*(range(length) for length in latent.shape[2:]))
-    return latent, codec._synthesise(model, latent, [header], everything, 1, 2, side)[0].numpy().astype(int)
+    return latent, decoding._synthesise(model, latent, [header], everything, 1, 2, side)[0].numpy().astype(
+        int
+    )
 
 
 @pytest.mark.parametrize("which", ["model", "restless", "tiny"])
@@ -407,13 +409,13 @@ def test_region(tiled_file: bytes, region: tuple[int, int, int, int], layers: in
 
 def test_a_region_decodes_no_tiles_elsewhere(tiled_file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    real = codec.decode_tile
+    real = decoding.decode_tile
 
     def noting(model: Any, files: Any, number: int, *more: Any) -> torch.Tensor:
         decoded.append(number)
         return real(model, files, number, *more)
 
-    monkeypatch.setattr(codec, "decode_tile", noting)
+    monkeypatch.setattr(decoding, "decode_tile", noting)
     decode(tiled_file, region=(0, 0, 16, 16))  # and a halo of 96 pixels: 2×2 of the 4×4 tiles
     assert sorted(decoded) == [0, 1, 4, 5]
 
@@ -428,7 +430,7 @@ def test_region_outside(tiled_file: bytes, region: tuple[int, int, int, int]) ->
 
 def test_halos_by_hand(restless: weights.Model, tiny: weights.Model) -> None:
     halos = [
-        (codec._analysis_halo(config), codec._synthesis_halo(config))
+        (codec._analysis_halo(config), decoding._synthesis_halo(config))
         for config in (NetworkConfig(), restless.config, tiny.config)
     ]
     # one position for each 3×3 convolution at 1/16, half a one for each at 1/8; the synthesis has one more
@@ -443,12 +445,12 @@ def test_halo_is_no_larger_than_it_must_be(
     chosen: weights.Model = request.getfixturevalue(which)
     pixels = picture(280, 130)
     latent, seamless = transformed(chosen, pixels, 64)
-    analysis, synthesis = codec._analysis_halo(chosen.config), codec._synthesis_halo(chosen.config)
+    analysis, synthesis = codec._analysis_halo(chosen.config), decoding._synthesis_halo(chosen.config)
     with monkeypatch.context() as patch:
         patch.setattr(codec, "_analysis_halo", lambda config: analysis - 1)
         other = transformed(chosen, pixels, 8)[0]
         assert (other - latent).abs().max() > 1e-3 * latent.abs().max()
-    monkeypatch.setattr(codec, "_synthesis_halo", lambda config: synthesis - 1)
+    monkeypatch.setattr(decoding, "_synthesis_halo", lambda config: synthesis - 1)
     assert np.abs(transformed(chosen, pixels, 8)[1] - seamless).max() > 1
 
 

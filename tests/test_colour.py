@@ -236,3 +236,21 @@ def test_fill_of_nothing_and_of_everything() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert colour.fill_transparent(rgb, np.ones((5, 7), np.uint8)) is rgb
     assert np.ptp(colour.fill_transparent(rgb, np.zeros((5, 7), np.uint8))) == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 40), (33, 47)])
+def test_flat_colours_under_alpha_0_are_means_of_what_is_visible(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(8)
+    rgb = rng.integers(0, 256, (*size, 3), np.uint8)
+    alpha = (rng.random(size) < 0.3).astype(np.uint8)
+    alpha[:16, :16] = 0
+    flat = colour.flatten_transparent(rgb, alpha)
+    np.testing.assert_array_equal(flat[alpha > 0], rgb[alpha > 0])
+    everywhere = rgb[alpha > 0].mean(0).round() if alpha.any() else [128] * 3
+    assert (flat[:16, :16] == everywhere).all()
+    if size[1] > 16:
+        square = (slice(16), slice(16, 32))
+        seen = alpha[square] > 0
+        hidden = flat[square][~seen]
+        assert np.abs(hidden - rgb[square][seen].mean(0)).max() <= 0.5
+    assert colour.flatten_transparent(rgb, np.ones(size, np.uint8)) is rgb

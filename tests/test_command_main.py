@@ -522,6 +522,8 @@ def test_info_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "rate_point": 39321,
         "delta": 0,
         "model": "nic-1-ms",
+        "lossless": False,
+        "exact_bytes": 0,
         "model_hash": header.model_hash.hex(),
         "network_width": header.width_index + 1,
         "tile_size": 1024,

@@ -31,6 +31,7 @@ from pillow_nic.container import (
 )
 from pillow_nic.errors import BitstreamError, NicError, TruncatedError
 from pillow_nic.header import MODES, SIGNATURE, Header, dump_header
+from pillow_nic.streams import rows_of
 
 # 1x1 RGB, one layer of one group, an empty stream: nothing can be smaller but for the model's name.
 SMALLEST = bytes.fromhex(
@@ -655,10 +656,10 @@ def test_all_chunks_together() -> None:
 def test_the_limit_of_a_stream_is_that_of_its_tile() -> None:
     """A tile of 1x1 pixels in the corner may hold one latent position, the one beside it 16x16."""
     header = replace(SMALL.header, mode="RGB", width=257, height=257, tile_log2=8, layer_ends=(1,))
-    limits = [nic._stream_limit(header, tile) for tile in range(4)]
+    limits = [rows_of(header, {})[1].limit(tile) for tile in range(4)]
     assert limits == [64 + 8192 * n for n in (256, 16, 16, 1)]
     wide = replace(header, width=1 << 15, height=1 << 15, tile_log2=11)
-    assert nic._stream_limit(wide, 0) == 64 + (8192 << 14)
+    assert rows_of(wide, {})[1].limit(0) == 64 + (8192 << 14)
     fits = [[bytes(64 + 8192) if tile == 3 else b"" for tile in range(4)]]
     assert parse(dump(Container(header, {}, fits))).streams == fits
     over = [[bytes(64 + 8193) if tile == 3 else b"" for tile in range(4)]]

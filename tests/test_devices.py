@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from pillow_nic import (
     batch,
     codec,
+    decoding,
     entropy_model,
     options,
     refinement,
@@ -158,7 +159,7 @@ def test_no_tensor_is_left_on_another_device(mode: str, effort: int) -> None:
 
 
 def test_no_tensor_of_what_is_not_decoded_either(on_meta: weights.Model) -> None:
-    latent, bits = codec.inspect(made())
+    latent, bits = decoding.inspect(made())
     assert latent.shape == bits.shape == (32, 10, 13)
     assert self_test._picture(on_meta.network).shape == (3, 128, 128)
 

@@ -62,7 +62,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file that can be opened; it was made without a model, and there is nothing in its one stream."""
-    header = Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "none", bytes(4))
+    header = Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "some", bytes(4))
     path = tmp_path_factory.mktemp("pictures") / "x.nic"
     path.write_bytes(dump(Container(header, {}, [[b""]])))
     return str(path)

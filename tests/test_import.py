@@ -43,7 +43,7 @@ def test_nothing_heavy_is_loaded_to_open_a_file(tmp_path: Path) -> None:
 
 def test_imageio_nic_loads_what_imageio_and_pillow_do_and_nothing_more(tmp_path: Path) -> None:
     path = tmp_path / "x.nic"
-    header = Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "none", bytes(4))
+    header = Header("RGB", 40, 30, 0, 0, 0, (1,), 10, "some", bytes(4))
     path.write_bytes(container.dump(container.Container(header, {}, [[b""]])))
     code = (
         "import sys, imageio.v3 as iio, PIL.Image; before = {*sys.modules}; import imageio_nic; "

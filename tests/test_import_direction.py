@@ -15,7 +15,20 @@ ROOT = Path(pillow_nic.__file__).parents[1]
 
 # From the ground up; a folder stands for all that is in it.
 FLOORS = (
-    ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour", "writing"),
+    (
+        "errors",
+        "options",
+        "binary",
+        "header",
+        "streams",
+        "container",
+        "metadata",
+        "tiling",
+        "webp",
+        "colour",
+        "exact",
+        "writing",
+    ),
     (
         "workers",
         "memory",
@@ -29,6 +42,8 @@ FLOORS = (
     ),
     ("entropy_model", "weights", "self_test"),
     ("tile_coding", "refinement"),
+    ("decoding",),
+    ("graphics",),
     ("codec",),
     ("batch", "preload"),
     ("training",),

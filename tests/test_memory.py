@@ -15,7 +15,7 @@ import pytest
 import torch
 from pictures import pixels
 
-from pillow_nic import batch, codec, colour, container, memory, weights
+from pillow_nic import batch, codec, colour, container, decoding, memory, weights
 from pillow_nic.command.main import main
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -124,8 +124,8 @@ def test_a_batch_with_less_at_once(most: int, expected: list[str], limit: Callab
 @pytest.mark.parametrize("error", [MemoryError(), without_memory()], ids=["numpy", "torch"])
 def test_the_cpu_has_not_enough_either(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     data = codec.encode(pixels(size=(90, 40)), device="cpu")
-    for name in ("_analyse", "_synthesise"):
-        monkeypatch.setattr(codec, name, lambda *_: raise_(error))
+    for module, name in ((codec, "_analyse"), (decoding, "_synthesise")):
+        monkeypatch.setattr(module, name, lambda *_: raise_(error))
     for action, what in (
         (lambda: codec.decode(data, device="cpu"), "decode 90×40 pixels"),
         (lambda: codec.encode(pixels(size=(90, 40)), device="cpu"), "encode 90×40 pixels"),
@@ -157,7 +157,7 @@ def test_one_file_of_a_folder(
 ) -> None:
     for name, width in (("a", 40), ("large", 90), ("z", 40)):
         (tmp_path / f"{name}.nic").write_bytes(codec.encode(pixels(size=(width, 40)), device="cpu"))
-    synthesise = codec._synthesise
+    synthesise = decoding._synthesise
 
     def limited(model: Any, y_hat: torch.Tensor, *more: Any) -> Any:
         return raise_(error) if y_hat.shape[3] > 3 else synthesise(model, y_hat, *more)

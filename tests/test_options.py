@@ -198,10 +198,16 @@ def test_a_misspelt_option_is_a_warning_that_names_the_near_one(name: str, meant
         assert chosen_for_save({name: 1}) == EncodeOptions()
 
 
-def test_lossless_is_refused_and_lossy_is_not() -> None:
-    with pytest.raises(ValueError, match=r"\.nic is lossy: it cannot be saved with lossless=True"):
-        chosen_for_save({"lossless": True})
-    assert chosen_for_save({"lossless": False}) == EncodeOptions()
+def test_the_quality_of_a_lossless_file_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match="quality means nothing to a lossless file") as caught:
+        assert chosen_for_save({"lossless": True, "quality": 0.3}).lossless
+    assert caught[0].filename == __file__
+    assert chosen_for_save({"lossless": False, "quality": 0.3}) == EncodeOptions(0.3)
+
+
+def test_graphics_is_one_of_three_words() -> None:
+    with pytest.raises(ValueError, match="graphics must be 'auto', 'always', 'never', not 'yes'"):
+        EncodeOptions(graphics="yes")
 
 
 def save_with_pillow(path: Path, **keywords: Any) -> None:
@@ -224,9 +230,6 @@ def test_pillow_and_imageio_treat_unknown_options_alike(save: Any, tmp_path: Pat
         save(other, quality=30.0, optimize=True, progressive=True, subsampling=0, method=6, speed=4, efort=0)
     assert [warning.filename for warning in caught] == [__file__]
     assert other.read_bytes() == plain.read_bytes()
-    with pytest.raises(ValueError, match="lossy"):
-        save(tmp_path / "lossless.nic", lossless=True)
-    assert not (tmp_path / "lossless.nic").exists()
 
 
 def test_the_array_function_takes_no_others() -> None:
@@ -237,8 +240,6 @@ def test_the_array_function_takes_no_others() -> None:
         encode(pixels, qualty=0.3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"encode\(\) has no option 'optimize'$"):
         encode(pixels, optimize=True)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="lossy"):
-        encode(pixels, lossless=True)  # type: ignore[call-arg]
 
 
 def test_numpy_numbers_reach_the_file() -> None:

@@ -14,7 +14,7 @@ from ..options import TUNES, EncodeOptions
 from .metrics import extra, metric_of
 
 if TYPE_CHECKING:  # the command takes its options from here without waiting for torch
-    from ..codec import Pixels
+    from ..decoding import Pixels
     from ..weights import Model
 
 SPEED_CODECS = ("avif-444-s6", "jxl-e7", "webp-m6")  # beside which --speed measures when nobody says which

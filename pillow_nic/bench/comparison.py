@@ -140,7 +140,7 @@ def compare(
 
 
 def _table_of_points(measured: Mapping[str, Sequence[Point]], metrics: Sequence[str]) -> str:
-    head = ["codec", "setting", "bpp"]
+    head = ["codec", "setting", "bpp", "exact"]
     for metric in metrics:
         about = METRICS[metric]
         head += ["MS-SSIM", "in dB"] if metric == "ms_ssim" else [f"{about.title} {about.unit}".strip()]
@@ -148,7 +148,7 @@ def _table_of_points(measured: Mapping[str, Sequence[Point]], metrics: Sequence[
     for name, points in measured.items():
         for p in points:
             setting = " ".join(f"{key} {_short(value)}" for key, value in p["param"].items())
-            cells = [name, setting, f"{p['bpp']:.4f}"]
+            cells = [name, setting, f"{p['bpp']:.4f}", f"{p['exact']:.1%}" if p.get("exact") else "-"]
             for metric in metrics:
                 cells += [f"{p[metric]:.5f}"] if metric == "ms_ssim" else []
                 cells.append(f"{METRICS[metric].on_curve(p[metric]):.3f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..header import SIGNATURE
 from .anchors import Point
 from .codecs import Codec
 from .metrics import METRICS, Curve
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for torch
-    from ..codec import Pixels
+    from ..decoding import Pixels
 
 MONOTONE_QUALITIES = [i / 20 for i in range(21)]
 SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
@@ -27,8 +29,8 @@ SPEED_SIDES = (1024, 2048)  # squares of 1 and 4 megapixels
 
 @dataclass(frozen=True)
 class Measurement:
-    """One picture at one point of a codec. ``size`` is that of the whole file in bytes; seconds are per
-    megapixel."""
+    """One picture at one point of a codec. ``size`` is that of the whole file in bytes; ``exact`` the share
+    of its pixels that .nic stores lossless; seconds are per megapixel."""
 
     picture: str
     param: Mapping[str, Any]
@@ -37,6 +39,7 @@ class Measurement:
     scores: Mapping[str, float]
     enc_s_per_mp: float
     dec_s_per_mp: float
+    exact: float = 0.0
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
@@ -71,6 +74,16 @@ def there_and_back(
     return data, decoded, between - start, perf_counter() - between
 
 
+def exact_share(data: bytes) -> float:
+    """Of a file's pixels, those that .nic stores lossless; 0 for other formats."""
+    if not data.startswith(SIGNATURE):
+        return 0.0
+    from .. import container, exact  # loads numpy
+
+    file = container.parse(data)
+    return exact.share(file.header, file.chunks, file.exact)
+
+
 def measure(
     pictures: Iterable[Path], codec: Codec, metrics: Sequence[str] = ("psnr",)
 ) -> Iterator[Measurement]:
@@ -84,7 +97,8 @@ def measure(
             data, decoded, *seconds = there_and_back(codec, pixels, param)
             scores = {name: METRICS[name].score(pixels, decoded) for name in metrics}
             encode, decode = (1e6 * s / count for s in seconds)
-            yield Measurement(path.name, param, len(data), 8 * len(data) / count, scores, encode, decode)
+            bpp, exact = 8 * len(data) / count, exact_share(data)
+            yield Measurement(path.name, param, len(data), bpp, scores, encode, decode, exact)
 
 
 def means(measured: Iterable[Measurement], ladder: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -95,6 +109,7 @@ def means(measured: Iterable[Measurement], ladder: Sequence[Mapping[str, Any]]) 
         runs = [run for run in found if run.param == param]
         each = {
             "bpp": [run.bpp for run in runs],
+            "exact": [run.exact for run in runs],
             **{name: [run.scores[name] for run in runs] for name in runs[0].scores},
             "enc_s_per_mp": [run.enc_s_per_mp for run in runs],
             "dec_s_per_mp": [run.dec_s_per_mp for run in runs],
@@ -105,9 +120,10 @@ def means(measured: Iterable[Measurement], ladder: Sequence[Mapping[str, Any]]) 
 
 
 def curve(points: Sequence[Point], metric: str) -> Curve:
-    """Rate against a metric, MS-SSIM in dB, for the points that have it."""
+    """Rate against a metric, MS-SSIM in dB, for the points that have it and are not without a loss."""
     on_curve = METRICS[metric].on_curve
-    return [(point["bpp"], on_curve(point[metric])) for point in points if metric in point]
+    found = [(point["bpp"], on_curve(point[metric])) for point in points if metric in point]
+    return [point for point in found if math.isfinite(point[1])]
 
 
 def falls(measured: Iterable[Measurement]) -> list[str]:
@@ -117,6 +133,8 @@ def falls(measured: Iterable[Measurement]) -> list[str]:
     for a, b in itertools.pairwise(in_order):
         if a.picture == b.picture:
             step = f"{a.picture}, quality {a.param['quality']:g} to {b.param['quality']:g}"
+            if math.isinf(a.scores["psnr"]) and math.isinf(b.scores["psnr"]) and b.size == a.size:
+                continue  # both without a loss
             if b.size <= a.size:
                 faults.append(f"{step}: {a.size} to {b.size} bytes")
             if b.scores["psnr"] <= a.scores["psnr"]:

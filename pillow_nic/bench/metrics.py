@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:  # a command can take its options from here without waiting for numpy and torch
-    from ..codec import Pixels
+    from ..decoding import Pixels
 
 ANCHOR_RATES = (0.1, 1.5)  # bpp: what photographs are stored at
 

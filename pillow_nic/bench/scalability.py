@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import codec
 from ..container import parse_header
+from ..decoding import Pixels
 from ..entropy_model import SymbolDecoder, code_groups, side_information
 from ..network import Network
 from ..options import TOP_RATE_POINT, EncodeOptions
@@ -92,7 +93,7 @@ def layers_that_do_not_sharpen(found: Sequence[Prefix]) -> list[str]:
     ]
 
 
-def _bpp(size: int, pixels: codec.Pixels) -> float:
+def _bpp(size: int, pixels: Pixels) -> float:
     return 8 * size / (pixels.shape[0] * pixels.shape[1])
 
 

@@ -72,6 +72,8 @@ def describe(data: bytes) -> dict[str, Any]:
     network_width  that it was encoded with, 1 for the narrowest
     tile_size, tile_columns, tile_rows
                    the side of a tile in pixels, and how many there are
+    lossless       whether every pixel is as it was given
+    exact_bytes    of the streams of exact cells, which are part of layer 1
     layers         a list, the first layer first:
         end            the file up to here decodes to this layer and those before
         bytes          of its streams
@@ -102,6 +104,8 @@ def describe(data: bytes) -> dict[str, Any]:
         "tile_size": header.tile_size,
         "tile_columns": columns,
         "tile_rows": rows,
+        "lossless": header.lossless,
+        "exact_bytes": sum(map(len, file.exact)),
         "layers": [
             {"end": end, "bytes": sum(map(len, streams)), "groups": count, "streams": [*map(len, streams)]}
             for end, streams, count in zip(offsets, file.streams, groups, strict=True)
@@ -118,6 +122,10 @@ def _lines(of: dict[str, Any]) -> Iterator[str]:
     yield f"model     {of['model']} ({of['model_hash']}), encoded at network width {of['network_width']}"
     columns, rows, size = of["tile_columns"], of["tile_rows"], of["tile_size"]
     yield f"tiles     {columns * rows} ({columns}x{rows}), each up to {size} pixels wide and high"
+    if of["lossless"]:
+        yield f"exact     {of['exact_bytes']} bytes: lossless"
+    elif of["exact_bytes"]:
+        yield f"exact     {of['exact_bytes']} bytes of cells that are stored lossless, part of layer 1"
     first = 1
     for number, layer in enumerate(of["layers"], 1):
         last = first + layer["groups"] - 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .. import codec, container, weights
+from .. import codec, container, decoding, weights
 from ..header import Header
 
 COLUMN = 240  # pixels
@@ -18,7 +18,7 @@ def plot(data: bytes) -> Image.Image:
     """One column for each layer: the picture decoded from it and those before, a map of its bits (the same
     scale in all columns), and the channel of its latent that takes the most bits. Errors as for decode."""
     header = container.parse_header(data)
-    latent, bits = codec.inspect(data)
+    latent, bits = decoding.inspect(data)
     config = weights.load(header.model).config
     shape = COLUMN, max(1, round(COLUMN * header.height / header.width))
     maps = []

@@ -267,12 +267,32 @@ def _said(outcomes: Counter[str], worst: dict[str, float], start: float) -> str:
     )
 
 
+def with_exact_cells() -> dict[str, bytes]:
+    """A page with a noisy corner, and a lossless file."""
+    from PIL import Image, ImageDraw
+
+    import pillow_nic
+
+    page = Image.new("RGB", (120, 90), "white")
+    ImageDraw.Draw(page).multiline_text((3, 3), "exact cells\n" * 5, fill="navy")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    page.paste(Image.fromarray(noise), (64, 50))
+    files = {
+        "exact/some": pillow_nic.encode(page, quality=0.4),
+        "exact/lossless": pillow_nic.encode(page, lossless=True),
+    }
+    if not all(b"CELL" in data for data in files.values()):
+        raise AssertionError("no exact cells to fuzz")
+    return files
+
+
 def main() -> int:
     warnings.simplefilter("ignore")  # of Pillow, about large pictures
     files = {
         str(file.relative_to(GOLDEN).with_suffix("")): file.read_bytes()
         for file in sorted(GOLDEN.glob("*/*.nic"))
     }
+    files |= with_exact_cells()
     if len(sys.argv) > 1 and not sys.argv[1].startswith("--"):
         return run_atheris(Path(sys.argv[1]), files)
     parser = argparse.ArgumentParser(

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic import codec, container, decoding, tile_coding, weights
 from pillow_nic.weights import DEFAULT_MODEL
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
 FORMAT = TESTS.parent / "pillow_nic" / "FORMAT.md"
-HEADING = "## 7 The smallest file, byte by byte\n"
+HEADING = "## 8 The smallest file, byte by byte\n"
 
 
 def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
@@ -51,7 +51,7 @@ def symbols_digest(data: bytes) -> int:
     header = parsed.header
     model = weights.load(header.model, torch.device("cpu"))
     digest = 0
-    for number, (rows, columns) in codec._places(header):
+    for number, (rows, columns) in decoding.places(header):
         size = rows.stop - rows.start, columns.stop - columns.start
         streams = [layer[number] for layer in parsed.streams]
         for part in tile_coding.read_symbols(model, streams, header, number, size)[:2]:
@@ -106,7 +106,7 @@ def main(model: str) -> None:
         digests[name] = symbols_digest(data)
         if (model, name) == (DEFAULT_MODEL, "smallest"):
             text = FORMAT.read_text(encoding="utf-8")
-            FORMAT.write_text(text[: text.index("## 7 ")] + format_section(data), encoding="utf-8")
+            FORMAT.write_text(text[: text.index(HEADING)] + format_section(data), encoding="utf-8")
     (folder / "symbols.json").write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 

@@ -4,6 +4,7 @@
     header   other fields
     chunks   doubled, moved, renamed, cut, of other files, unknown ones
     streams  spliced, swapped, doubled, of other files, random
+    exact    masks and pictures of exact cells
     symbols  extremes, escapes, spikes and permutations of what the streams hold, coded anew
 
 Every mutation but those of bytes ends with all CRCs right, so that the damage reaches what is behind them."""
@@ -11,6 +12,7 @@ Every mutation but those of bytes ends with all CRCs right, so that the damage r
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,10 +21,11 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from pillow_nic import codec, container, tile_coding, weights
+from pillow_nic import container, decoding, tile_coding, weights
 from pillow_nic.container import Container
 from pillow_nic.entropy_tables import MAX_SYMBOL
-from pillow_nic.header import MODES, Header, dump_header
+from pillow_nic.header import MODES, NO_MODEL, Header, dump_header
+from pillow_nic.streams import CELLS_TAG, EXACT, Row, rows_of
 from pillow_nic.tile_coding import TileSymbols
 
 Rng = np.random.Generator
@@ -40,7 +43,9 @@ def mutate(files: list[bytes], rng: Rng, levels: Sequence[str] = ()) -> tuple[st
     return name, LEVELS[name](files[rng.integers(len(files))], files, rng)
 
 
-def sealed(header: Header, chunks: list[tuple[str, bytes]], streams: list[list[bytes]]) -> bytes:
+def sealed(
+    header: Header, chunks: list[tuple[str, bytes]], streams: list[list[bytes]], exact: list[bytes]
+) -> bytes:
     """A file as `container.dump` makes it, with whatever chunks, in whatever order, and streams; only the
     lengths and CRCs are right."""
     head = dump_header(header)
@@ -48,7 +53,8 @@ def sealed(header: Header, chunks: list[tuple[str, bytes]], streams: list[list[b
     for tag, payload in chunks:
         record = struct.pack("<4sI", tag.encode(), len(payload)) + payload
         records.append(record + struct.pack("<I", crc32(record)))
-    return b"".join([head, *records, b"DATA", *container._dump_streams(head, streams)])
+    rows = [Row(header, EXACT, 0, len(exact)), *rows_of(header, {})[1:]]
+    return b"".join([head, *records, b"DATA", *container._dump_streams(head, rows, [exact, *streams])])
 
 
 def change_bytes(data: bytes, files: list[bytes], rng: Rng) -> bytes:
@@ -83,7 +89,7 @@ def change_header(data: bytes, files: list[bytes], rng: Rng) -> bytes:
     chunks = list(file.chunks.items())
     if header.has_alpha and "ALPH" not in file.chunks and rng.random() < 0.8:
         chunks.append(("ALPH", b"\0\x80"))
-    return sealed(header, chunks, streams)
+    return sealed(header, chunks, streams, file.exact)
 
 
 def _other_field(header: Header, rng: Rng) -> Header:
@@ -140,7 +146,7 @@ def change_chunks(data: bytes, files: list[bytes], rng: Rng) -> bytes:
         header = replace(header, mode=MODES[rng.integers(len(MODES))])
     if rng.random() < 0.5:  # where it is allowed
         chunks.sort(key=lambda chunk: chunk[0] == "ALPH")
-    return sealed(header, chunks, file.streams)
+    return sealed(header, chunks, file.streams, file.exact)
 
 
 def change_streams(data: bytes, files: list[bytes], rng: Rng) -> bytes:
@@ -168,7 +174,36 @@ def change_streams(data: bytes, files: list[bytes], rng: Rng) -> bytes:
             layer[tile] = layer[tile] * int(rng.integers(0, 5))
         else:
             layer[tile] = layer[tile][: int(rng.integers(len(layer[tile]) + 1))].rstrip(b"\0")
-    return sealed(file.header, list(file.chunks.items()), streams)
+    return sealed(file.header, list(file.chunks.items()), streams, file.exact)
+
+
+def change_exact(data: bytes, files: list[bytes], rng: Rng) -> bytes:
+    """Exact cells with another mask, another WebP picture, damage in either, or other tiles."""
+    file = container.parse(data)
+    if not file.exact:
+        return change_streams(data, files, rng)
+    exact = [_other_cells(stream, files, rng) for stream in file.exact]
+    chunks = dict(file.chunks)
+    if rng.random() < 0.2:
+        chunks[CELLS_TAG] = bytes((int(rng.integers(3)), int(rng.integers(4, 14))))
+    return sealed(file.header, list(chunks.items()), file.streams, exact)
+
+
+def _other_cells(stream: bytes, files: list[bytes], rng: Rng) -> bytes:
+    length = int.from_bytes(stream[:4], "little")
+    mask, picture = stream[4 : 4 + length], stream[4 + length :]
+    what = rng.integers(6)
+    if what == 0 and mask:
+        mask = change_bytes(mask, files, rng)
+    elif what == 1:
+        mask = zlib.compress(rng.bytes(int(rng.integers(1 << 12))))
+    elif what == 2 and picture:
+        picture = change_bytes(picture, files, rng)
+    elif what == 3 and len(picture) > 25:  # VP8L's header says another size, behind it the same bits
+        picture = picture[:21] + rng.bytes(4) + picture[25:]
+    elif what == 4:
+        return change_bytes(stream or b"\0", files, rng)
+    return len(mask).to_bytes(4, "little") + mask + picture if stream else stream
 
 
 def _any_stream(files: list[bytes], rng: Rng) -> bytes:
@@ -181,13 +216,13 @@ def change_symbols(data: bytes, files: list[bytes], rng: Rng) -> bytes:
     """Other symbols, or another rate point or Δ for the same ones; a file that a writer could have made."""
     file = container.parse(data)
     header = file.header
-    if header.width * header.height > MOST_POSITIONS * 256:
+    if header.width * header.height > MOST_POSITIONS * 256 or header.model == NO_MODEL:
         return change_streams(data, files, rng)
     if rng.random() < 0.3:
         header = replace(header, rate_point=int(rng.integers(1 << 16)), delta=int(rng.integers(-60, 60)))
     model = weights.load(header.model, torch.device("cpu"))
     tiles = []
-    for number, (rows, columns) in enumerate(place for _, place in codec._places(header)):
+    for number, (rows, columns) in enumerate(place for _, place in decoding.places(header)):
         size = rows.stop - rows.start, columns.stop - columns.start
         streams = [layer[number] for layer in file.streams]
         z, symbols, indices = tile_coding.read_symbols(model, streams, file.header, number, size)
@@ -197,7 +232,7 @@ def change_symbols(data: bytes, files: list[bytes], rng: Rng) -> bytes:
         symbols = _other_symbols(symbols, rng) if rng.random() < 0.7 else symbols
         tiles.append(TileSymbols(z, np.where(model.tables.sizes[indices] > 0, symbols, 0), indices))
     streams = tile_coding.write_layers(model, tiles, header.layer_ends)
-    return container.dump(Container(header, file.chunks, streams))
+    return container.dump(Container(header, file.chunks, streams, file.exact))
 
 
 def _other_symbols(symbols: Array, rng: Rng) -> Array:
@@ -227,5 +262,6 @@ LEVELS: dict[str, Callable[[bytes, list[bytes], Rng], bytes]] = {
     "header": change_header,
     "chunks": change_chunks,
     "streams": change_streams,
+    "exact": change_exact,
     "symbols": change_symbols,
 }

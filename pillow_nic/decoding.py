@@ -1,0 +1,227 @@
+"""Files → pixels: streams → symbols → latent → synthesis → exact cells and alpha over it.
+
+Every symbol is decoded, on the CPU, before any float network runs. Tiles are coded independently of each
+other, but the synthesis sees across their borders (halo), so there is no seam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import colour, container, exact, weights, workers
+from .binary import Buffer
+from .container import Container
+from .errors import BitstreamError, UnsupportedModelError
+from .header import NO_MODEL, Header, region_inside
+from .memory import check_size
+from .network import PATCH, NetworkConfig
+from .options import DecodeOptions
+from .tile_coding import Array, decode_tile, read_symbols, symbol_bits
+from .tiling import PIECE, Tile, Window, pieces, tiles
+from .weights import Model
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Part(NamedTuple):
+    """What of a file is decoded: the layers that count, under a header with the network width that decodes
+    them; and how many groups the latent has, of which those that are not there stand at their predicted
+    means."""
+
+    file: Container
+    groups: int
+
+
+def choose(data: Buffer, options: DecodeOptions) -> Part:
+    """Read a file's bytes as far as the options want it; errors as for :func:`decode`."""
+    header, _ = container.read_info(data)
+    region_inside(options.region, header)
+    check_size(header)
+    if header.model == NO_MODEL:
+        return Part(container.parse(data), 0)
+    widths = model_for(header, options.device).config.widths
+    parsed = container.parse(data, layers=layers_needed(header, options), partial=options.partial)
+    header = replace(header, layer_ends=header.layer_ends[: len(parsed.streams)])
+    if options.fast:
+        narrow = next(i for i, width in enumerate(widths) if width.groups >= header.groups)
+        header = replace(header, width_index=min(narrow, header.width_index))
+    # A reduced picture does without the groups that are not there: their means are all but invisible in it.
+    groups = header.groups if options.reduce > 1 else widths[header.width_index].groups
+    return Part(replace(parsed, header=header), groups)
+
+
+def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = PIECE) -> list[Tensor]:
+    """Decode files of one model, size, mode, tile size, network width, number of groups and Δ: uint8 tensors
+    H×W×C on the device. The synthesis computes ``side`` positions a side at once."""
+    headers = [part.file.header for part in parts]
+    header, factor = headers[0], options.reduce
+    left, top, right, bottom = region_inside(options.region, header)
+    height, width = (-(-length // factor) for length in (bottom - top, right - left))
+    if header.model == NO_MODEL:
+        device = weights.pick_device(options.device)
+        shape = (height, width, len(header.mode))
+        pictures = [torch.zeros(shape, dtype=torch.uint8, device=device) for _ in parts]
+    else:
+        pictures = _paint(parts, options, side)
+    rows, columns = (range(a // factor, a // factor + b) for a, b in ((top, height), (left, width)))
+    for picture, (file, _) in zip(pictures, parts, strict=True):
+        for patch in exact.decode(header, file.chunks, file.exact, Window(rows, columns), factor):
+            place = picture[patch.rows, patch.columns, : patch.pixels.shape[2]]
+            place.copy_(torch.from_numpy(patch.over(place.cpu().numpy())))
+        if "ALPH" in file.chunks:
+            alpha = colour.decode_alpha(file.chunks["ALPH"], header.width, header.height)
+            alpha = colour.reduce_plane(alpha[top:bottom, left:right], factor)
+            picture[:, :, -1] = torch.from_numpy(alpha.copy())  # it may be read-only
+    return pictures
+
+
+def _paint(parts: Sequence[Part], options: DecodeOptions, side: int) -> list[Tensor]:
+    """What the networks make of the files, without their exact cells and alpha."""
+    headers = [part.file.header for part in parts]
+    header, model = headers[0], model_for(headers[0], options.device)
+    left, top, right, bottom = region_inside(options.region, header)
+    window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
+    threads = threads_for(model, options.threads)
+    seen = window.grown(_synthesis_halo(model.config))
+    latent = _decode_latent(model, [part.file for part in parts], parts[0].groups, threads, seen)
+    row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
+    height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
+    return [
+        picture[row : row + height, column : column + width]
+        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side)
+    ]
+
+
+def as_array(picture: Tensor) -> Pixels:
+    """A tensor H×W×C as an array, H×W if it is grey alone."""
+    pixels: Pixels = picture.cpu().numpy()
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def layers_needed(header: Header, options: DecodeOptions) -> int:
+    """How many layers of a file are to be read and decoded: of a reduced picture no more than show in it.
+    UnsupportedModelError or BitstreamError, before any is read, for more than the file's model has."""
+    wanted = header.wanted(options.layers)
+    if header.model == NO_MODEL:
+        return wanted
+    model = model_for(header, options.device)
+    if options.reduce == 1:
+        return wanted
+    groups = model.reduced_groups(options.reduce, header.rate_point)
+    return min(wanted, sum(end < groups for end in header.layer_ends) + 1)
+
+
+def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
+    """What a file's streams hold: the latent ŷ in its natural domain, float32 (C, h, w), and the bits that
+    each of its symbols takes, float32 (C, h, w), 0 for groups that are not there. Errors as for decode."""
+    header, _ = container.read_info(data)
+    check_size(header)
+    model = model_for(header, device)
+    parsed = container.parse(data)
+    groups = model.config.widths[header.width_index].groups
+    latent = _decode_latent(model, [parsed], groups, threads_for(model, None))[0].cpu().numpy()
+    bits = np.zeros_like(latent)
+    for number, place in places(header):
+        streams = [layer[number] for layer in parsed.streams]
+        _, symbols, indices = read_symbols(model, streams, header, number, latent[0][place].shape)
+        bits[: len(symbols), *place] = symbol_bits(model, symbols, indices)
+    return latent, bits
+
+
+def threads_for(model: Model, threads: int | None) -> int:
+    """How many threads compute; one that feeds it where the model is on another device."""
+    return workers.thread_count(threads) if model.device.type == "cpu" else 1
+
+
+def _decode_latent(
+    model: Model, files: Sequence[Container], groups: int, threads: int, window: Window | None = None
+) -> Tensor:
+    """All tiles' ŷ: (files, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a
+    window, only the tiles that it meets hold anything."""
+    header = files[0].header
+    shape = (len(files), *latent_size(header), model.config.group_ends[groups - 1])
+    latent = torch.empty(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
+
+    def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
+        number, place = numbered
+        part = latent[:, :, *place]
+        part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
+
+    workers.each(decode, places(header, window), threads)
+    return latent
+
+
+def places(header: Header, window: Window | None = None) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """The number of each tile, or of each that a window meets, and its rows and columns in the latent."""
+    for number, tile in enumerate(tiles(*latent_size(header), header.tile_size // PATCH)):
+        if window is None or window.meets(tile):
+            yield number, tile.own
+
+
+def model_for(header: Header, device: str | None) -> Model:
+    """The model that a file was made for; UnsupportedModelError if this is not it, or cannot have made it."""
+    if header.model == NO_MODEL:
+        raise UnsupportedModelError("the file has no model: all of its pixels are stored exactly")
+    model = weights.load(header.model, weights.pick_device(device))
+    if model.hash != header.model_hash:
+        raise UnsupportedModelError(
+            f"file needs model {header.model!r} of hash {header.model_hash.hex()}; "
+            f"installed is {model.hash.hex()}"
+        )
+    config = model.config
+    if header.width_index >= len(config.widths) or header.groups > config.widths[header.width_index].groups:
+        raise BitstreamError(
+            f"header: width {header.width_index} with {header.groups} groups is not in model {header.model!r}"
+        )
+    return model
+
+
+def latent_size(header: Header) -> tuple[int, int]:
+    return -(-header.height // PATCH), -(-header.width // PATCH)
+
+
+def _synthesis_halo(config: NetworkConfig) -> int:
+    """Latent positions around a tile that its pixels depend on: the reach of g_s's 3×3 convolutions."""
+    return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
+
+
+def _synthesise(
+    model: Model,
+    y_hat: Tensor,
+    headers: Sequence[Header],
+    window: Window,
+    factor: int,
+    threads: int,
+    side: int = PIECE,
+) -> list[Tensor]:
+    """Latents (files, C, h, w) → of each file a window of its positions at 1/factor of their size, cut at the
+    picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set."""
+    header, patch = headers[0], PATCH // factor
+    top, left = window.rows.start * patch, window.columns.start * patch
+    height = min(window.rows.stop * patch, -(-header.height // factor)) - top
+    width = min(window.columns.stop * patch, -(-header.width // factor)) - left
+    shape, colours = (height, width, len(header.mode)), 3 if header.mode.startswith("RGB") else 1
+    out = [torch.empty(shape, dtype=torch.uint8, device=model.device) for _ in headers]
+    point, synthesis = model.point(*(h.rate_point for h in headers)), model.network.g_s
+
+    def synthesise(piece: Tile) -> None:
+        latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
+        if factor == 1:
+            x = synthesis(latent, point, header.width_index)
+        else:
+            x = synthesis.reduced(latent, point, factor, header.width_index)
+        x = x[:, :, *piece.times(patch).inner].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        if colours == 1:  # the rounded mean: a third never ends in .5
+            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+        for picture, pixels in zip(out, x.permute(0, 2, 3, 1), strict=True):
+            place = picture[piece.times(patch).own_from(top, left)][..., :colours]
+            place.copy_(pixels[: place.shape[0], : place.shape[1]])
+
+    halo = _synthesis_halo(model.config)
+    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window), threads)
+    return out

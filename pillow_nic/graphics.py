@@ -1,0 +1,314 @@
+"""The writer's choice of exact cells: what of a picture is text, screen or drawing, and is better kept.
+
+A quick test by equal neighbours and few colours tells photographs, which cost nothing more. The rest is
+decided by rate and distortion at the λ of the quality, from real encodings: the bits of the symbols and the
+squared error of the decoded pixels at each position of the latent (16×16 pixels), against its share in the
+bytes of lossless WebP. Neighbours agree with each other: a border between exact and painted cells costs bits,
+and more where the painted side is wrong: that would show as a seam, or as a word that is half exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import exact, webp
+from .colour import fill_transparent
+from .container import Container
+from .decoding import Part, decode_together, latent_size, places
+from .header import Header
+from .network import PATCH
+from .options import DecodeOptions, EncodeOptions
+from .tile_coding import TileSymbols, lmbda_of, symbol_bits, write_layers
+from .tiling import tiles
+from .weights import Model
+
+Array = np.ndarray[Any, Any]
+
+# The quick test. On 48 photographs at most 0.46 % of the cells are sharp (Kodak's 24th), on 13 screenshots at
+# least 3.1 %.
+FLAT = 0.6  # of a cell's samples equal to their left neighbours, and of those to the upper ones
+CONTRAST = 64
+FEW_COLOURS = 16
+LEAST_SHARP = 0.006
+LEAST_CELLS = 3
+
+CANDIDATE = 0.4
+"""Samples equal to their left neighbours, of a cell that may be exact, or of one beside it."""
+BORDER_BITS = 120.0
+"""What a border between an exact and a painted cell costs: some 20 bits of mask and of WebP's prediction, and
+the look. At 24 single letters stayed blurred in words that were exact."""
+SEAM = 2.0
+"""How much more an error weighs that is beside such a border: a word should not be half exact."""
+LEAST_GAIN = 1000.0
+"""Bits below which a file is better off without: chunk, lengths, headers and tables of WebP."""
+WORTH = 6.0 * PATCH * PATCH
+"""What a cell may take to be exact "always": dense text takes 3 to 5 bits per pixel, photographs about 10."""
+WHOLE = 0.5
+"""Share of exact cells from which it is tried whether all of them should be."""
+SWEEPS = 12
+TRIAL = {"quality": 60, "method": 4}
+"""Effort of WebP while there is still to choose."""
+SMALL = PATCH // exact.CELL
+GROWTH = 2 * SMALL
+"""How many small cells the exact parts grow by, where those are of one colour."""
+LARGE = 1 << 24
+"""Pixels of a picture whose symbols, 8 bytes for each pixel, are not kept beside its painted pixels."""
+STRIP = 16 * PATCH
+"""Rows that are looked at together: few enough for a processor's cache."""
+FILL_SIDE, FILL_HALO = 2048, 256
+
+
+def has_graphics(colours: Array) -> bool:
+    """The quick test of pixels uint8 H×W×3."""
+    sharp = count = 0
+    for strip in _strips(colours):
+        flat = _equal_left(strip) >= FLAT
+        count += flat.size
+        if flat.any():
+            own = _cells(strip)[flat]
+            contrast = (own.max((1, 2)) - own.min((1, 2))).max(1)
+            own = own[contrast >= CONTRAST]
+            own = own[(own[:, 1:] == own[:, :-1]).mean((1, 2, 3)) >= FLAT]
+            sharp += int((_distinct(own) <= FEW_COLOURS).sum())
+    return sharp >= max(LEAST_CELLS, LEAST_SHARP * count)
+
+
+def candidates(colours: Array) -> tuple[Array, Array]:
+    """The cells that may be exact, bool (⌈H/16⌉, ⌈W/16⌉), and what each weighs in lossless coding: the
+    pixels that equal neither their left nor their upper neighbour, by the logarithm of the cell's colours."""
+    flat, weight = [], []
+    for strip in _strips(colours):
+        flat.append(_equal_left(strip))
+        same = np.zeros(strip.shape[:2], bool)
+        same[:, 1:] = (strip[:, 1:] == strip[:, :-1]).all(2)
+        same[1:] |= (strip[1:] == strip[:-1]).all(2)
+        changed = PATCH * PATCH - _cells(same[..., None]).sum((2, 3, 4))
+        distinct = _distinct(_cells(strip).reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
+        weight.append(changed * np.log2(2.0 * distinct) + 1)
+    near = np.pad(np.concatenate(flat) >= CANDIDATE, 1)
+    near = near[:-2] | near[1:-1] | near[2:]
+    return near[:, :-2] | near[:, 1:-1] | near[:, 2:], np.concatenate(weight)
+
+
+class Mixture(NamedTuple):
+    """How a picture is stored: the symbols of what is painted, None for nothing, and the streams of the exact
+    cells."""
+
+    painted: list[TileSymbols] | None
+    exact: list[bytes]
+
+
+def mixture(
+    model: Model,
+    header: Header,
+    colours: Array,
+    flat: Array,
+    symbols: Callable[[Array], list[TileSymbols]],
+    options: EncodeOptions,
+) -> Mixture:
+    """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``flat``: the same, but
+    with colours under alpha 0 that suit the exact ones; ``symbols`` encodes pixels to be painted. Symbols of
+    two encodings are never held at once: those of 100 megapixels take 0.8 GB."""
+    by_tile = symbols(colours)
+    if options.graphics == "never" or not webp.is_there() or not has_graphics(flat):
+        return Mixture(by_tile, [])
+    header = replace(header, layer_ends=header.layer_ends[-1:])
+    streams = write_layers(model, by_tile, header.layer_ends)
+    bits = bits_of_cells(model, header, by_tile, _size(streams))
+    if flat.shape[0] * flat.shape[1] > LARGE:
+        by_tile = []  # made anew if they are needed after all
+    squares, sides = distortion(colours, _painted(header, streams, str(model.device), options))
+    lmbda = float(lmbda_of(model, header))
+    painted_cost = bits + lmbda * squares
+    always = options.graphics == "always"
+    worth = np.full_like(bits, WORTH) if always else painted_cost
+
+    may, weight = candidates(flat)
+    cells, some = _choose_by_size(flat, may, weight, worth, SEAM * lmbda * sides)
+    best, whole = np.inf if always else painted_cost.sum(), None
+    if cells.all() or (not always and (may.all() or cells.mean() >= WHOLE)):
+        whole = exact.encode(flat, None)
+        if 8 * _size(whole) < best:
+            best = 8 * _size(whole)
+        else:
+            whole = None
+    rest = ~cells
+    if cells.any() and rest.any() and painted_cost[rest].sum() + 8 * some + LEAST_GAIN < best:
+        by_tile = []
+        small = grown(flat, cells)
+        by_tile, kept = symbols(fill(colours, small)), exact.encode(flat, small)
+        size = _size(write_layers(model, by_tile, header.layer_ends)) + _size(kept)
+        if 8 * size + lmbda * squares[rest].sum() < best:
+            return Mixture(by_tile, kept)
+        by_tile = []
+    return Mixture(None, whole) if whole is not None else Mixture(by_tile or symbols(colours), [])
+
+
+def _choose_by_size(
+    colours: Array, may: Array, weight: Array, saved: Array, seams: Array
+) -> tuple[Array, int]:
+    """The cells, and about how many bytes they take. What a cell takes is its weight's part of what WebP
+    makes of all candidates; a second time, of those chosen or of the others."""
+    all_of_them = _size(exact.encode(colours, _small(may), **TRIAL))
+    cells, size = may, all_of_them
+    for _ in range(2):
+        lossless = np.full(may.shape, np.inf)
+        for part, bytes_of_part in ((cells, size), (may & ~cells, all_of_them - size)):
+            lossless[part] = weight[part] * (8 * max(bytes_of_part, 0) / max(weight[part].sum(), 1))
+        cells = choose(may, saved - lossless, seams)
+        size = _size(exact.encode(colours, _small(cells), **TRIAL)) if (cells != may).any() else all_of_them
+    return cells, size
+
+
+def _painted(header: Header, streams: list[list[bytes]], device: str, options: EncodeOptions) -> Array:
+    """What the streams decode to, uint8 H×W×3 or H×W×1."""
+    part = Part(Container(header, {}, streams), header.groups)
+    painted = decode_together([part], DecodeOptions(device=device, threads=options.threads))[0]
+    return painted[..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
+
+
+def bits_of_cells(model: Model, header: Header, by_tile: list[TileSymbols], size: int) -> Array:
+    """Bits of the latent at each position, and its share of the hyper-latent's; ``size`` bytes in all."""
+    bits = np.zeros(latent_size(header))
+    for number, place in places(header):
+        bits[place] = symbol_bits(model, by_tile[number].symbols, by_tile[number].indices).sum(0)
+    return bits + 8 * size / bits.size - bits.mean()
+
+
+def _size(streams: Iterable[Any]) -> int:
+    """Bytes."""
+    return sum(len(part) if isinstance(part, bytes) else _size(part) for part in streams)
+
+
+def choose(may: Array, gain: Array, seams: Array) -> Array:
+    """The cells that are exact: a local minimum of all costs, by sweeps over a checkerboard's two colours.
+
+    ``may``: the candidates; ``gain``: bits that each saves by being exact, its distortion counted; ``seams``
+    (4, rows, columns): what is wrong, in bits, along a cell's left, right, upper and lower side if it is
+    painted. The less of the two sides of a border is what an end of the exact cells there costs, beside
+    BORDER_BITS: much where letters cross it, little where a photograph meets plain ground."""
+    inside = np.ones_like(may)
+    costs = [
+        _neighbour(inside, side) * (BORDER_BITS + np.minimum(seam, _neighbour(seams[side ^ 1], side)))
+        for side, seam in enumerate(seams)
+    ]
+    chosen = may & (gain > 0)
+    black = np.indices(may.shape).sum(0) % 2 == 0
+    for _ in range(SWEEPS):
+        before = chosen
+        for square in (black, ~black):
+            pull = gain + sum(
+                np.where(_neighbour(chosen, side), cost, -cost) for side, cost in enumerate(costs)
+            )
+            chosen = np.where(square, may & (pull > 0), chosen)
+        if (chosen == before).all():
+            break
+    return chosen
+
+
+def distortion(colours: Array, painted: Array) -> tuple[Array, Array]:
+    """The squared error of painted pixels, mean over the colours: of each cell the sum, and of a quarter of
+    it along its left, right, upper and lower side four times that (4, rows, columns)."""
+    squares, sides = [], []
+    for strip, other in zip(_strips(colours), _strips(painted), strict=True):
+        error = _cells(other).astype(np.int16) - _cells(strip)
+        square = np.square(error, dtype=np.int32).sum(4) / 3
+        quarter = PATCH // 4
+        down, across = square.sum(2), square.sum(3)
+        squares.append(down.sum(2))
+        ends = (down[..., :quarter], down[..., -quarter:], across[..., :quarter], across[..., -quarter:])
+        sides.append(4 * np.stack([end.sum(2) for end in ends]))
+    return np.concatenate(squares), np.concatenate(sides, 1)
+
+
+def grown(colours: Array, cells: Array) -> Array:
+    """The small cells, bool (⌈H/4⌉, ⌈W/4⌉), that are exact where these larger ones are: theirs, and those
+    of one colour near by, which cost nothing and where errors would be seen."""
+    height, width = colours.shape[:2]
+    own = _small(cells)
+    plain = np.concatenate([_plain(strip) for strip in _strips(colours)])
+    for _ in range(GROWTH):
+        near = own.copy()
+        for side in range(4):
+            near |= _neighbour(own, side)
+        own |= near & plain
+    return own[: -(-height // exact.CELL), : -(-width // exact.CELL)]
+
+
+def fill(colours: Array, small: Array) -> Array:
+    """Pixels whose exact cells continue the others smoothly, so that they cost next to nothing and ring into
+    nobody."""
+    filled = colours.copy()
+    height, width = colours.shape[:2]
+    for tile in tiles(height, width, FILL_SIDE, FILL_HALO):
+        place = (slice(span.outer_start // exact.CELL, -(-span.outer_stop // exact.CELL)) for span in tile)
+        part = small[tuple(place)]
+        if part.any():
+            outer = colours[tile.outer]
+            shown = ~part.repeat(exact.CELL, 0).repeat(exact.CELL, 1)[: outer.shape[0], : outer.shape[1]]
+            filled[tile.own] = fill_transparent(outer, shown.astype(np.uint8))[tile.inner]
+    return filled
+
+
+def _small(cells: Array) -> Array:
+    return cells.repeat(SMALL, 0).repeat(SMALL, 1)
+
+
+def _plain(strip: Array) -> Array:
+    """Whether the small cells of a strip are each of one colour."""
+    height, width, colours = strip.shape
+    own = strip.reshape(height // exact.CELL, exact.CELL, width // exact.CELL, exact.CELL * colours)
+    first = np.tile(own[:, :1, :, :colours], exact.CELL)
+    return (own == first).all((1, 3))
+
+
+def _neighbour(cells: Array, side: int) -> Array:
+    """What each cell's left, right, upper or lower neighbour (0 to 3) has; 0 outside."""
+    moved = np.zeros_like(cells)
+    match side:
+        case 0:
+            moved[:, 1:] = cells[:, :-1]
+        case 1:
+            moved[:, :-1] = cells[:, 1:]
+        case 2:
+            moved[1:] = cells[:-1]
+        case _:
+            moved[:-1] = cells[1:]
+    return moved
+
+
+def _strips(colours: Array) -> Iterator[Array]:
+    """Rows of whole cells, edges repeated."""
+    for top in range(0, colours.shape[0], STRIP):
+        strip = colours[top : top + STRIP]
+        pad = [(0, -length % PATCH) for length in strip.shape[:2]]
+        whole = np.pad(strip, [*pad, (0, 0)], mode="edge") if any(map(sum, pad)) else strip
+        yield np.ascontiguousarray(whole)
+
+
+def _cells(strip: Array) -> Array:
+    """(rows, columns, 16, 16, colours)."""
+    height, width, colours = strip.shape
+    return strip.reshape(height // PATCH, PATCH, width // PATCH, PATCH, colours).swapaxes(1, 2)
+
+
+def _equal_left(strip: Array) -> Array:
+    """The share of samples in each cell that equal their left neighbours."""
+    height, width, colours = strip.shape
+    flat = strip.reshape(height, width * colours)
+    equal = np.ones(flat.shape, bool)
+    np.equal(flat[:, colours:], flat[:, :-colours], out=equal[:, colours:])
+    down = equal.view(np.uint8).reshape(-1, PATCH, width * colours).sum(1, dtype=np.uint8)
+    across = down.reshape(len(down), -1, PATCH * colours).sum(2, dtype=np.uint16)
+    return across / (PATCH * PATCH * colours)
+
+
+def _distinct(cells: Array) -> Array:
+    """How many colours each cell (n, 16, 16, 3) has."""
+    wide = cells.astype(np.uint32)
+    packed = (wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]).reshape(len(cells), PATCH * PATCH)
+    packed.sort(1)
+    return 1 + (packed[:, 1:] != packed[:, :-1]).sum(1)

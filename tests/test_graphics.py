@@ -1,0 +1,87 @@
+"""What the writer stores exactly: screens and text, never a photograph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pictures import pixels, whole_photo
+from test_exact import page
+
+import pillow_nic
+from pillow_nic import container, graphics
+from pillow_nic.header import NO_MODEL
+
+
+def test_a_photograph_is_stored_as_if_there_were_no_exact_cells() -> None:
+    photo = whole_photo()
+    assert not graphics.has_graphics(photo)
+    assert pillow_nic.encode(photo, quality=0.5) == pillow_nic.encode(photo, quality=0.5, graphics="never")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (16, 16), (50, 70)])
+def test_noise_and_one_colour_are_no_graphics(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    assert not graphics.has_graphics(noise)
+    assert not graphics.has_graphics(np.full((*shape, 3), 90, np.uint8))
+
+
+def test_text_is_graphics_also_in_part_of_a_picture() -> None:
+    assert graphics.has_graphics(np.asarray(page()))
+    tall = np.concatenate((pixels(size=(320, 320)), np.asarray(page())[:48]))
+    assert graphics.has_graphics(tall)
+
+
+def test_never_and_always() -> None:
+    text = np.asarray(page())[:48]
+    assert not container.parse(pillow_nic.encode(text, quality=0.05, graphics="never")).exact
+    always = pillow_nic.encode(text, quality=0.05, graphics="always")
+    np.testing.assert_array_equal(pillow_nic.decode(always), text)
+
+
+def test_a_screen_is_all_exact_and_needs_no_model() -> None:
+    text = np.tile(np.asarray(page())[:48, :128], (3, 2, 1))
+    data = pillow_nic.encode(text, quality=0.6)
+    header = pillow_nic.read_header(data)
+    assert (header.model, header.lossless) == (NO_MODEL, True)
+    np.testing.assert_array_equal(pillow_nic.decode(data), text)
+
+
+def test_neighbours_agree() -> None:
+    """A cell that would lose a little among many that win is with them, and the other way round."""
+    gain, may, none = np.full((5, 5), 1000.0), np.ones((5, 5), bool), np.zeros((4, 5, 5))
+    gain[2, 2] = -100
+    assert graphics.choose(may, gain, none).all()
+    assert not graphics.choose(may, -gain, none).any()
+    assert not graphics.choose(np.zeros((5, 5), bool), gain, none).any()
+
+
+def test_a_border_does_not_cut_through_what_would_be_wrong_on_both_sides() -> None:
+    gain = np.array([[900.0, -10.0, -900.0]])
+    may, seams = np.ones((1, 3), bool), np.zeros((4, 1, 3))
+    assert graphics.choose(may, gain, seams).tolist() == [[True, False, False]]
+    seams[1, 0, 0] = 500  # the right side of the first cell
+    assert graphics.choose(may, gain, seams).tolist() == [[True, False, False]]
+    seams[0, 0, 1] = 500  # and the left one of the second
+    assert graphics.choose(may, gain, seams).tolist() == [[True, True, False]]
+
+
+def test_exact_parts_grow_over_what_is_plain() -> None:
+    pixels = np.full((32, 64, 3), 255, np.uint8)
+    pixels[:, 38:] = np.random.default_rng(2).integers(0, 256, (32, 26, 3))
+    cells = np.zeros((2, 4), bool)
+    cells[:, :1] = True
+    small = graphics.grown(pixels, cells)
+    assert small.shape == (8, 16)
+    assert small[:, :9].all()
+    assert not small[:, 9:].any()
+
+
+def test_the_fill_is_smooth_and_touches_nothing_else() -> None:
+    photo = pixels(size=(64, 64))
+    small = np.zeros((16, 16), bool)
+    small[4:12, 4:12] = True
+    filled = graphics.fill(photo, small)
+    outside = ~small.repeat(4, 0).repeat(4, 1)
+    np.testing.assert_array_equal(filled[outside], photo[outside])
+    inside = filled[20:44, 20:44].astype(int)
+    assert np.abs(np.diff(inside, axis=1)).max() < 12
