@@ -116,7 +116,8 @@ class NicPlugin(PluginV3):
         metadata = Metadata.from_save({}, keywords)
         from pillow_nic import codec, colour  # loads torch
 
-        data = codec.encode_pixels(colour.as_pixels(_one_image(ndimage, is_batch)), options, metadata)
+        pixels = colour.as_pixels(_one_image(ndimage, is_batch))
+        data = codec.encode_pixels(pixels, options, metadata, keywords.get("progress"))
         if self.request._uri_type == URI_FILENAME:
             replace_file(Path(self.request.filename), data)
         else:

@@ -13,8 +13,9 @@ A cut file raises TruncatedError (an OSError) that says how many layers are whol
 `ImageFile.LOAD_TRUNCATED_IMAGES` they are shown. `ImageFile.Parser` shows the first layer as soon as it has
 come and sharpens with each that follows.
 
-`Image.save` takes the fields of `options.EncodeOptions`, and `icc_profile`, `exif`, `xmp`, `dpi` and
-`comment` (default: what `im.info` holds; None or b"" leaves it out). It checks all of them and the
+`Image.save` takes the fields of `options.EncodeOptions`, `progress` as `pillow_nic.encode` does, and
+`icc_profile`, `exif`, `xmp`, `dpi` and `comment` (default: what `im.info` holds; None or b"" leaves it out).
+It checks all of them and the
 picture's mode before it writes a byte. (Pillow itself opens the target before it calls a plugin: it
 removes a new file again when the save fails; an existing one is empty by then.) Options of other formats
 are ignored, as `Image.save` documents; a misspelt one is a warning, and `lossless=True` a ValueError.
@@ -231,7 +232,7 @@ def encode_image(im: Image.Image, keywords: Mapping[str, Any]) -> bytes:
 
     from . import codec  # loads torch, which takes seconds: only when nothing above has raised
 
-    return codec.encode_pixels(pixels, options, metadata)
+    return codec.encode_pixels(pixels, options, metadata, keywords.get("progress"))
 
 
 def save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

@@ -72,11 +72,24 @@ class SlimConv2d(Conv2d):
         )
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own
         # takes a slow way on one thread.
         if self.kernel_size == (1, 1):
             return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+ALL = slice(None)
+"""All rows of a plane."""
+
+
+def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
+    """Some rows of a 3×3 convolution of a plane (B, C, h, w), zeros around it."""
+    start, stop, _ = rows.indices(plane.shape[2])
+    first = max(start - 1, 0)
+    out: Tensor = conv(plane[:, :, first : stop + 1])
+    return out[:, :, start - first : stop - first]
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:
@@ -154,5 +167,5 @@ class ResidualBlock(nn.Module):
         scale, shift = self.conditioning(point, width)
         channels = x.shape[1]
         hidden = channels * self.conv1.out_channels // self.conv1.in_channels
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1)
-        return x + self.conv2(h, channels)
+        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
+        return self.conv2(h, channels).add_(x)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from . import colour, container, weights, workers
+from . import colour, container, targets, weights, workers
 from .binary import Buffer, Source, whole
 from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
@@ -33,22 +33,21 @@ from .options import (
     DecodeKeywords,
     DecodeOptions,
     EncodeOptions,
+    Progress,
     SaveKeywords,
     near_name,
     rate_point,
     unknown,
     whole_number,
 )
-from .tile_coding import Array, TileSymbols, decode_tile, encode_tile, read_symbols, write_layers
+from .refinement import refine
+from .tile_coding import Array, TileSymbols, decode_tile, encode_tile, read_symbols, write_file
 from .tiling import PIECE, Tile, Window, pieces, tiles
 from .weights import Model
 
 TILE_LOG2 = 10
 # A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
 SMALL = 128 * 128
-
-# Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
-LEAST_LAYER = 160
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -59,20 +58,21 @@ def encode(image: Array | Image.Image | Tensor, **keywords: Unpack[SaveKeywords]
     ``image``: an array, uint8 or bool (stored as 0 and 255), H×W or H×W×1 (grey), H×W×2 (grey, alpha),
     H×W×3 or H×W×4; a PIL image of any mode that ``Image.save`` takes, with its metadata; or a uint8
     tensor of torch, C×H×W or H×W, on any device. ``icc_profile``, ``exif``, ``xmp``, ``dpi``,
-    ``comment``: metadata, as for ``Image.save``. ValueError or TypeError for options, metadata, shapes
-    and types that cannot be; OSError for modes of more than 8 bits; UnsupportedModelError for a model
-    that is not installed. Options:
+    ``comment``: metadata, as for ``Image.save``. ``progress``: at effort 2 and 3 called now and then, on
+    another thread, with how much is done, 0 to 1; what it raises ends the encoding. ValueError or
+    TypeError for options, metadata, shapes and types that cannot be, and for targets that cannot be met;
+    OSError for modes of more than 8 bits; UnsupportedModelError for a model that is not installed. Options:
     """
     for name in unknown(keywords):
         near = near_name(name)
         raise TypeError(f"encode() has no option {name!r}" + (f": is it {near!r}?" if near else ""))
-    options = EncodeOptions.chosen(keywords)
+    options, progress = EncodeOptions.chosen(keywords), keywords.get("progress")
     if isinstance(image, Image.Image):
         metadata = Metadata.from_save(image.info, keywords)
-        return encode_pixels(np.asarray(colour.to_storage(image)), options, metadata)
+        return encode_pixels(np.asarray(colour.to_storage(image)), options, metadata, progress)
     if isinstance(image, Tensor):
         image = _channels_last(image).cpu().numpy()
-    return encode_pixels(colour.as_pixels(image), options, Metadata.from_save({}, keywords))
+    return encode_pixels(colour.as_pixels(image), options, Metadata.from_save({}, keywords), progress)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -86,50 +86,66 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 @saying("encode this picture")
-def encode_pixels(pixels: Pixels, options: EncodeOptions, metadata: Metadata | None = None) -> bytes:
-    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file; errors as for
-    :func:`encode`."""
+def encode_pixels(
+    pixels: Pixels,
+    options: EncodeOptions,
+    metadata: Metadata | None = None,
+    progress: Progress | None = None,
+) -> bytes:
+    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file; errors and
+    ``progress`` as for :func:`encode`."""
     if 0 in pixels.shape[:2]:
         raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
     colours, alpha = colour.split_alpha(pixels)
     if alpha is not None:
         colours = colour.fill_transparent(colours, alpha)
-    height, width = pixels.shape[:2]
-
-    def encode_on(device: str, side: int) -> tuple[Model, Header, list[TileSymbols]]:
-        loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
-        header = header_for(loaded, pixels, options)
-        return loaded, header, symbols_of(loaded, colours, header, options, side)
-
-    device = weights.pick_device(options.device)
-    loaded, header, by_tile = within_memory(device, f"encode {width}×{height} pixels", encode_on)
-    streams = write_layers(loaded, by_tile, header.layer_ends)
-    if options.layers is None:
-        ends = _join_layers(header.layer_ends, streams)
-        if ends != header.layer_ends:
-            header, streams = replace(header, layer_ends=ends), write_layers(loaded, by_tile, ends)
-    # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
-    # the same picture.
-    while len(streams) > 1 and not any(streams[-1]):
-        streams.pop()
-    header = replace(header, layer_ends=header.layer_ends[: len(streams)])
     chunks = metadata.to_chunks() if metadata is not None else {}
     if alpha is not None:
         chunks["ALPH"] = colour.encode_alpha(alpha)
-    return container.dump(Container(header, chunks, streams))
+    height, width = pixels.shape[:2]
+    device = weights.pick_device(options.device)
+
+    def encode_at(options: EncodeOptions, delta: int, progress: Progress | None) -> bytes:
+        def encode_on(device: str, side: int) -> tuple[Model, Header, list[TileSymbols]]:
+            loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
+            header = header_for(loaded, pixels, options, delta)
+            return loaded, header, symbols_of(loaded, colours, header, options, side, progress)
+
+        loaded, header, by_tile = within_memory(device, f"encode {width}×{height} pixels", encode_on)
+        header, streams = write_file(loaded, by_tile, header, join=options.layers is None)
+        return container.dump(Container(header, chunks, streams))
+
+    def decoded(data: bytes) -> Pixels:
+        parsed = container.parse(data)
+        model = _model_for(parsed.header, options.device)
+        part = Part(parsed, model.config.widths[parsed.header.width_index].groups)
+        reading = DecodeOptions(device=options.device, threads=options.threads)
+        return colour.split_alpha(as_array(decode_together([part], reading)[0]))[0]
+
+    if options.target is None:
+        return encode_at(options, 0, progress)
+    return targets.meet(options, targets.Picture(colours, alpha), encode_at, decoded, progress)
 
 
 def symbols_of(
-    model: Model, colours: Pixels, header: Header, options: EncodeOptions, side: int = PIECE
+    model: Model,
+    colours: Pixels,
+    header: Header,
+    options: EncodeOptions,
+    side: int = PIECE,
+    progress: Progress | None = None,
 ) -> list[TileSymbols]:
     """Colours H×W×3 → the symbols of each tile. The analysis computes ``side`` positions a side at once."""
     threads = _threads(model, options.threads)
     y = _analyse(model, colours, header, threads, side)
 
     def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
-        return encode_tile(model, y[:, :, *numbered[1]], header, options.effort)
+        return encode_tile(model, y[:, :, *numbered[1]], header, options.effort, options.loss)
 
-    return workers.each(encode, _places(header), threads)
+    by_tile = workers.each(encode, _places(header), threads)
+    if options.effort < 2:
+        return by_tile
+    return refine(model, colours, y, by_tile, header, options, threads, progress)
 
 
 def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
@@ -276,7 +292,7 @@ def _places(header: Header, window: Window | None = None) -> Iterator[tuple[int,
             yield number, tile.own
 
 
-def header_for(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
+def header_for(model: Model, pixels: Pixels, options: EncodeOptions, delta: int = 0) -> Header:
     """The header of a file of these pixels, as far as it is known before they are encoded."""
     config, point = model.config, rate_point(options.quality)
     layers, network_width = options.layers, options.network_width
@@ -292,7 +308,7 @@ def header_for(model: Model, pixels: Pixels, options: EncodeOptions) -> Header:
     count = layers or (1 if height * width <= SMALL else groups)
     mode = "L" if pixels.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     ends = (*range(1, count), groups)
-    return Header(mode, width, height, point, 0, width_index, ends, TILE_LOG2, model.name, model.hash)
+    return Header(mode, width, height, point, delta, width_index, ends, TILE_LOG2, model.name, model.hash)
 
 
 def _automatic_width(model: Model, point: int, layers: int) -> int:
@@ -389,17 +405,3 @@ def _synthesise(
     halo = _synthesis_halo(model.config)
     workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window), threads)
     return out
-
-
-def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tuple[int, ...]:
-    """The layer ends without those of layers that are too small to be worth a stream of their own."""
-    ends: list[int] = []
-    size = 0
-    for end, layer in zip(layer_ends, streams, strict=True):
-        size += sum(map(len, layer))
-        if size >= LEAST_LAYER * len(layer):
-            ends.append(end)
-            size = 0
-    if size:
-        ends = [*ends[:-1], layer_ends[-1]]
-    return tuple(ends or layer_ends[-1:])

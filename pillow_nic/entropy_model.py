@@ -8,8 +8,9 @@ stands at its predicted mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -65,21 +66,49 @@ def code_groups(
 
     ``features`` (B, F, h, w) of the side information; returns ŷ in the natural domain (B, channels of the
     groups, h, w)."""
-    config = network.config
+    return code_strips(network, features, point, [(slice(0, features.shape[2]), coder)], kept, total)
+
+
+def in_turn(action: Callable[[int], Tensor], items: Iterable[int]) -> list[Tensor]:
+    """Results of the action, one after another: the plainest of what `code_strips` is given as ``each``."""
+    return [action(item) for item in items]
+
+
+def code_strips(
+    network: Network,
+    features: Tensor,
+    point: Tensor,
+    strips: Sequence[tuple[slice, Coder]],
+    kept: int,
+    total: int | None = None,
+    each: Callable[[Callable[[int], Tensor], Iterable[int]], list[Tensor]] = in_turn,
+) -> Tensor:
+    """As `code_groups`, in strips of some rows of the latent, each with a coder of its own. All strips of a
+    step can be computed at once, by ``each``; the next step then sees its neighbours' rows, too."""
+    config, context = network.config, network.context
     total = kept if total is None else max(total, kept)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
-    state = network.context.start(features)
+
+    states = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
     done: list[Tensor] = []
     steps = [step for step in config.steps if step[0] < total]
-    for step, (group, phase) in enumerate(steps):
+    masks = [None if group >= config.checkerboard else 1 - even if phase else even for group, phase in steps]
+
+    def code(n: int, step: int, before: Tensor | None) -> Tensor:
+        """A step of a strip, after the whole value of the step before."""
+        rows, coder = strips[n]
+        if before is not None:
+            states[n] = context.see(states[n], steps[step - 1][0], before, rows)
+        mu, log2_step = context.predict(step, states[n], point)
+        group, mask = steps[step][0], masks[step]
         part = slice(config.group_ends[group] - config.groups[group], config.group_ends[group])
-        mask = None if group >= config.checkerboard else 1 - even if phase else even
-        mu, log2_step = network.context.predict(step, state, point)
+        mask = mask if mask is None else mask[:, :, rows]
         value = coder.code(part, mu, log2_step, mask) if group < kept else mu
-        if mask is not None:
-            value = value * mask
-        if step + 1 < len(steps):
-            state = network.context.see(state, group, value)
+        return value if mask is None else value * mask
+
+    value: Tensor | None = None
+    for step, (_, phase) in enumerate(steps):
+        value = torch.cat(each(partial(code, step=step, before=value), range(len(strips))), 2)
         if phase:
             done[-1] = done[-1] + value
         else:

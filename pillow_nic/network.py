@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import (
+    ALL,
     Conditioning,
     Conv2d,
     ConvTranspose2d,
@@ -40,6 +41,7 @@ from .blocks import (
     SlimConv2d,
     bias_of,
     from_patches,
+    in_rows,
     patch_order,
     to_patches,
 )
@@ -142,8 +144,11 @@ class NetworkConfig:
 
 
 class AnalysisTransform(nn.Module):
-    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, C, H/16, W/16)."""
+    """g_a: picture (B, 3, H, W) → latent in the natural domain (B, C, H/16, W/16).
 
+    ``precision`` is that of the non-linear path; the linear one stays in float32."""
+
+    precision = torch.float32
     deviation: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -166,8 +171,11 @@ class AnalysisTransform(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
             linear = F.linear(to_patches(x, PATCH), basis).permute(0, 3, 1, 2)
+        kind = self.precision
         stem = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1)
-        h = F.linear(to_patches(x, 8), stem, self.stem.bias).permute(0, 3, 1, 2)
+        h = F.linear(to_patches(x, 8).to(kind), stem.to(kind), bias_of(self.stem).to(kind)).permute(
+            0, 3, 1, 2
+        )
         for block in self.blocks_8:
             h = block(h, point)
         h = self.down(h)
@@ -180,8 +188,9 @@ class SynthesisTransform(nn.Module):
     """g_s: latent in the natural domain (B, C, h, w) → picture (B, 3, 16·h, 16·w), not clamped.
 
     C may be the channels of any number of whole groups; the missing ones count as zero in the natural domain.
-    """
+    ``precision`` is that of the non-linear path; the linear one stays in float32."""
 
+    precision = torch.float32
     deviation: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -207,7 +216,7 @@ class SynthesisTransform(nn.Module):
         for block in self.blocks_8:
             h = block(h, point, width)
         weight, bias = patch_order(self.head.weight[:, : h.shape[1]], 0), patch_order(bias_of(self.head), 0)
-        painted = F.conv2d(h, weight, bias, padding=1)
+        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
         return linear + from_patches(painted.float().permute(0, 2, 3, 1), 8)
 
     def reduced(self, y_hat: Tensor, point: Tensor, factor: int, width: int = -1) -> Tensor:
@@ -221,7 +230,8 @@ class SynthesisTransform(nn.Module):
         weight = self.preview.weight[:, : h.shape[1]].reshape(3, side, factor // 2, side, factor // 2, -1)
         weight = weight.mean((2, 4)).permute(1, 2, 0, 3).reshape(3 * side**2, h.shape[1], 3, 3)
         bias = bias_of(self.preview).reshape(3, side, factor // 2, side, factor // 2).mean((2, 4))
-        painted = F.conv2d(h, weight, bias.permute(1, 2, 0).flatten(), padding=1)
+        bias = bias.permute(1, 2, 0).flatten()
+        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
         return self._linear(y_hat, factor) + from_patches(painted.float().permute(0, 2, 3, 1), side)
 
     def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
@@ -234,7 +244,7 @@ class SynthesisTransform(nn.Module):
             return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
 
     def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
-        h = self.stem(y_hat, self.config.widths[width].channels_16)
+        h = self.stem(y_hat.to(self.precision), self.config.widths[width].channels_16)
         for block in self.blocks_16:
             h = block(h, point, width)
         return h
@@ -337,8 +347,8 @@ class ContextStep(nn.Module):
 
     def forward(self, state: Tensor, point: Tensor) -> Tensor:
         scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
-        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1)
-        return self.head(F.leaky_relu(self.conv(h), 0.1)).float()
+        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1, inplace=True)
+        return self.head(F.leaky_relu(self.conv(h), 0.1, inplace=True)).float()
 
 
 LOG2_STEP_MAX = 3.0
@@ -364,14 +374,14 @@ class ChannelContext(nn.Module):
         self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
         self.predicted_step = config.predicted_step
 
-    def start(self, features: Tensor) -> Tensor:
-        """The state before any group: from the hyper features (B, F, h, w)."""
-        return self.enter(features)
+    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
+        """Some rows of the state before any group: from all the hyper features (B, F, h, w)."""
+        return in_rows(self.enter, features, rows)
 
-    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
-        """The state that also knows ŷ of a group that a step follows, (B, channels, h, w), 0 where a phase
-        has no position."""
-        return state + self.see_nets[group](value.to(state.dtype))
+    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
+        """The state of some rows that also knows ŷ of a group that a step follows, (B, channels, h, w), 0
+        where a phase has no position."""
+        return in_rows(self.see_nets[group], value.to(state.dtype), rows).add_(state)
 
     def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
         """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
@@ -400,7 +410,7 @@ class StepwiseContextStep(nn.Module):
 
 
 class StepwiseContext(nn.Module):
-    """The context of nic-1: its state is the hyper features and ŷ of the groups so far."""
+    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, in all rows."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -409,10 +419,10 @@ class StepwiseContext(nn.Module):
             config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
         ]
 
-    def start(self, features: Tensor) -> Tensor:
+    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
         return features
 
-    def see(self, state: Tensor, group: int, value: Tensor) -> Tensor:
+    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
         start = self.starts[group]
         if state.shape[1] > start:  # the second phase
             value = state[:, start:] + value

@@ -7,6 +7,7 @@ compares them) and a line in docs/. Standard library only.
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import sys
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 # What the weights were trained for, and the model that was: its name in a file says which.
 TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
-TOP_EFFORT = 1
+TOP_EFFORT = 3
+TARGETS = ("target_size", "target_bpp", "target_psnr", "target_ssim")
 REDUCTIONS = (1, 2, 4, 8, 16)
 
 # The header holds a 16-bit integer: everything that decides a probability starts from it, never from a float.
@@ -32,6 +34,10 @@ _LIBRARIES = ("PIL", "imageio", "imageio_nic", "pillow_nic")  # not the caller w
 def rate_point(quality: float) -> int:
     """The header's 16-bit integer for a quality in [0, 1]."""
     return round(quality * TOP_RATE_POINT)
+
+
+Progress = Callable[[float], object]
+"""Is told how much of a long work is done, 0 to 1."""
 
 
 # ------------------------------------------------------------------------------------------------- checks
@@ -73,6 +79,23 @@ def _count(name: str, value: object) -> int | None:
     return None if value is None else whole_number(name, value, 1)
 
 
+def _target(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        if 0 < number < math.inf:
+            return number
+    raise ValueError(f"{name} must be a number greater than 0, not {value!r}")
+
+
+def _similarity(name: str, value: Any) -> float | None:
+    target = _target(name, value)
+    if target == 1:
+        raise ValueError(f"{name}=1 is the picture without any loss, which .nic does not reach")
+    return target
+
+
 def _text(name: str, value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -95,6 +118,10 @@ def _region(name: str, value: Any) -> tuple[int, int, int, int] | None:
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be (left, top, right, bottom) in pixels, not {value!r}") from None
     return left, top, right, bottom
+
+
+def _exclusive(names: list[str]) -> ValueError:
+    return ValueError(f"{' and '.join(names)} exclude each other: give one")
 
 
 def _warn(message: str) -> None:
@@ -137,6 +164,11 @@ class _Options:
         """All options, for a docstring."""
         return "\n".join(f"    {name}: {cls.sentence(name)}" for name in cls.names())
 
+    def given(self) -> dict[str, Any]:
+        """The options that are not at their defaults, as keywords."""
+        values = {option.name: (getattr(self, option.name), option.default) for option in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
     @classmethod
     def chosen(cls, keywords: Mapping[str, Any]) -> Self:
         """The options among the keywords."""
@@ -151,7 +183,8 @@ class EncodeOptions(_Options):
     effort: int = _option(
         1,
         _effort,
-        "0 rounds to the nearest symbol, 1 weighs rate against distortion; decoding takes the same time",
+        "0 rounds to the nearest symbol, 1 weighs rate against distortion, 2 and 3 search for smaller files, "
+        "which takes very long; decoding takes the same time",
     )
     tune: str = _option(
         "ms-ssim",
@@ -173,6 +206,44 @@ class EncodeOptions(_Options):
         _count,
         "how many threads compute (default: the environment's NIC_THREADS, else one for each processor)",
     )
+    target_size: int | None = _option(
+        None, _count, "in place of a quality: the file's bytes, metadata included, at most (default: none)"
+    )
+    target_bpp: float | None = _option(
+        None, _target, "in place of a quality: bits of the file per pixel, at most (default: none)"
+    )
+    target_psnr: float | None = _option(
+        None, _target, "in place of a quality: PSNR of the colours in dB, at least (default: none)"
+    )
+    target_ssim: float | None = _option(
+        None,
+        _similarity,
+        "in place of a quality: MS-SSIM of the colours, at least; below 1 itself, above 1 in dB, "
+        "-10 log10(1 - MS-SSIM) (default: none)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [f"{name}=" for name in TARGETS if getattr(self, name) is not None]
+        if len(given) > 1 or (given and self.quality != EncodeOptions.quality):
+            raise _exclusive(given if len(given) > 1 else ["quality=", *given])
+
+    @classmethod
+    def chosen(cls, keywords: Mapping[str, Any]) -> Self:
+        options = super().chosen(keywords)
+        if options.target is not None and "quality" in keywords:
+            raise _exclusive(["quality=", f"{options.target}="])
+        return options
+
+    @property
+    def target(self) -> str | None:
+        """The name of the target that is set."""
+        return next((name for name in TARGETS if getattr(self, name) is not None), None)
+
+    @property
+    def loss(self) -> str:
+        """The tune whose loss the model was trained for."""
+        return next((tune for tune, model in TUNES.items() if model == self.model), self.tune)
 
 
 @dataclass(frozen=True)
@@ -208,11 +279,16 @@ class EncodeKeywords(TypedDict, total=False):
     model: str | None
     device: str | None
     threads: int | None
+    target_size: int | None
+    target_bpp: float | None
+    target_psnr: float | None
+    target_ssim: float | None
 
 
 class SaveKeywords(EncodeKeywords, total=False):
-    """With the metadata (`metadata.py`)."""
+    """With the metadata (`metadata.py`), and what is told how far the encoding is (`codec.encode`)."""
 
+    progress: Progress | None
     icc_profile: bytes | None
     exif: bytes | Image.Exif | None
     xmp: bytes | str | None

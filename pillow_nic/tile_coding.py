@@ -6,7 +6,7 @@ say what a symbol is worth."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import workers
 from .container import Container
 from .entropy import SymbolReader, SymbolWriter
 from .entropy_model import (
@@ -21,7 +22,7 @@ from .entropy_model import (
     SideInformation,
     SymbolDecoder,
     SymbolEncoder,
-    code_groups,
+    code_strips,
     side_information,
 )
 from .entropy_tables import MAX_SYMBOL
@@ -34,9 +35,14 @@ from .weights import Model
 # What a squared error of the latent is worth in the encoder's choices, against the λ of training. More than
 # one, because later groups are predicted from it. On validation pictures 1, 1.6, 2.5, 4 and 7 changed the
 # rate of nic-1 by +3.2, +0.4, −0.8, −1.2 and −1.1 %; the card of nic-1-ms has the figures for that.
-DISTORTION_WEIGHT = 4.0
+DISTORTION_WEIGHT = {"psnr": 4.0, "ms-ssim": 6.0}
 # Bound of |ŷ|. A picture's stay below 2**8; far above 2**16 the synthesis would end in infinities and NaN.
 MAX_LATENT = 1 << 16
+# Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
+LEAST_LAYER = 160
+
+STRIP = 16
+"""Rows of a latent that are computed at once."""
 
 Array = np.ndarray[Any, Any]
 
@@ -51,8 +57,9 @@ class TileSymbols:
     indices: Array
 
 
-def encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> TileSymbols:
-    """Latent of one tile (1, all channels, h, w) → the symbols of the groups that the file has."""
+def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str) -> TileSymbols:
+    """Latent of one tile (1, all channels, h, w) → the symbols of the groups that the file has, chosen from
+    effort 1 on for what the tune minimises."""
     network, point = model.network, model.point(header.rate_point)
     size = (y.shape[2], y.shape[3])
     z_gain = torch.exp2(network.hyper_gain(point)[0])[:, :, None, None]
@@ -63,10 +70,15 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int) -> TileSym
     indices = indices[:, : size[0], : size[1]]
     has_table = torch.from_numpy(model.tables.sizes[indices] > 0).to(model.device)[None].float()
     side = side_information(network, z, point, header.delta / DELTA_OCTAVE, size)
-    rounding = _rounding(model, header, indices, side) if effort else None
-    coder = SymbolEncoder(y, side, has_table, MAX_SYMBOL, rounding)
-    code_groups(network, side.features, point, coder, header.groups)
-    return TileSymbols(hyper, coder.symbols[0].cpu().numpy().astype(np.int32), indices)
+    coders = []
+    for rows in _strips(model, size[0]):
+        rounding = (
+            _rounding(model, header, indices[:, rows], side, DISTORTION_WEIGHT[tune]) if effort else None
+        )
+        coders.append((rows, SymbolEncoder(y[:, :, rows], side, has_table[:, :, rows], MAX_SYMBOL, rounding)))
+    code_strips(network, side.features, point, coders, header.groups, each=workers.each_within)
+    symbols = torch.cat([coder.symbols for _, coder in coders], 2)
+    return TileSymbols(hyper, symbols[0].cpu().numpy().astype(np.int32), indices)
 
 
 def write_layers(
@@ -85,6 +97,37 @@ def write_layers(
                 writer.put(tile.symbols[part], tile.indices[part], model.tables)
             streams[-1].append(writer.getvalue())
     return streams
+
+
+def write_file(
+    model: Model, by_tile: Sequence[TileSymbols], header: Header, join: bool
+) -> tuple[Header, list[list[bytes]]]:
+    """The streams of a file, and its header with the layers that it has at last. ``join``: those that are
+    too small to be worth a stream of their own."""
+    streams = write_layers(model, by_tile, header.layer_ends)
+    if join:
+        ends = _join_layers(header.layer_ends, streams)
+        if ends != header.layer_ends:
+            header, streams = replace(header, layer_ends=ends), write_layers(model, by_tile, ends)
+    # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
+    # the same picture.
+    while len(streams) > 1 and not any(streams[-1]):
+        streams.pop()
+    return replace(header, layer_ends=header.layer_ends[: len(streams)]), streams
+
+
+def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tuple[int, ...]:
+    """The layer ends without those of layers that are too small to be worth a stream of their own."""
+    ends: list[int] = []
+    size = 0
+    for end, layer in zip(layer_ends, streams, strict=True):
+        size += sum(map(len, layer))
+        if size >= LEAST_LAYER * len(layer):
+            ends.append(end)
+            size = 0
+    if size:
+        ends = [*ends[:-1], layer_ends[-1]]
+    return tuple(ends or layer_ends[-1:])
 
 
 def decode_tile(
@@ -107,10 +150,19 @@ def decode_tile(
     z, w = (torch.from_numpy(part).to(model.device) for part in (hyper, values))
     side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
     kept = model.config.group_ends.index(channels) + 1
-    latent = code_groups(network, side.features, point, SymbolDecoder(w, side), kept, total)
+    coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size[0])]
+    latent = code_strips(network, side.features, point, coders, kept, total, workers.each_within)
     if not latent.abs().max() < MAX_LATENT:  # "not <": NaN is not less than anything
         raise BitstreamError(f"tile {number + 1}: its symbols give a latent out of range")
     return latent
+
+
+def _strips(model: Model, height: int) -> list[slice]:
+    """Rows of a tile's latent that one thread computes: always the same, so that the number of threads
+    changes nothing."""
+    if model.config.stepwise_context or model.device.type != "cpu":
+        return [slice(0, height)]
+    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
 
 
 def read_symbols(
@@ -141,12 +193,14 @@ def read_symbols(
     return z, symbols, indices
 
 
-def _rounding(model: Model, header: Header, indices: Array, side: SideInformation) -> RateDistortionRounding:
+def _rounding(
+    model: Model, header: Header, indices: Array, side: SideInformation, worth: float
+) -> RateDistortionRounding:
     """The encoder's choice of symbols at the λ of the rate point and Δ: an error of one step in a channel
     is one of m'·deviation in an orthonormal transform, and λ counts the mean over three colours."""
     lmbda = model.config.lmbda(model.point(header.rate_point)) / 4 ** (header.delta / DELTA_OCTAVE)
     step = 255 * torch.exp2(side.log2_inverse) * model.network.g_s.deviation[:, None, None]
-    weight = DISTORTION_WEIGHT * lmbda / 3 * step.square()
+    weight = worth * lmbda / 3 * step.square()
     tables = torch.from_numpy(indices.astype(np.int64)).to(model.device)[None]
     return RateDistortionRounding(model.symbol_costs, tables, weight)
 

@@ -24,7 +24,7 @@ from .options import TUNES, EncodeOptions
 
 DEFAULT_MODEL = TUNES[EncodeOptions.tune]
 HASH_BYTES = 4
-COST_REACH = 15
+COST_REACH = 255
 ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value
 _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "weights")
 
@@ -117,6 +117,19 @@ def pick_device(device: str | None = None) -> torch.device:
     return torch.device("cpu") if chosen.type == "cuda" and forked else chosen
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by instructions of its own, and faster than in float32: a CPU
+    with AVX-512 BF16 or AMX. The environment's NIC_PRECISION, bfloat16 or float32, says otherwise; ValueError
+    for anything else there."""
+    named = os.environ.get("NIC_PRECISION")
+    if named not in (None, "", "bfloat16", "float32"):
+        raise ValueError(f"NIC_PRECISION must be bfloat16 or float32, not {named!r}")
+    if named:
+        return named == "bfloat16"
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # what this release of torch has of them
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+
+
 def available_models() -> list[str]:
     """Names of the models that are installed."""
     return sorted({file.stem for folder in _FOLDERS for file in folder.glob("*.safetensors")})
@@ -190,6 +203,8 @@ def read(file: Path, name: str, device: torch.device) -> Model:
         self_test.check(network, integer_net, _part(arrays, "self_test."))
     except (KeyError, WeightsError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
+    if has_bfloat16(device):
+        network.g_a.precision = network.g_s.precision = torch.bfloat16
     return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits, reduced)
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
 import torch
 
@@ -66,36 +66,65 @@ def thread_count(threads: int | None = None) -> int:
 def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
     """``action`` of every item, in inference mode, on so many threads; its results in the order of the items.
     After an exception no further item is begun, and it is raised once those in work are done. An action that
-    calls this again gets its own thread."""
+    calls this again gets its own thread; `each_within` is for those that have pieces of their own."""
     listed = list(items)
-    if getattr(_thread, "is_worker", False):
+    if not listed or getattr(_thread, "is_worker", False):
         return [action(item) for item in listed]
-    waiting = iter(range(len(listed)))  # next() of it is atomic
-    results: list[Result | None] = [None] * len(listed)
-    stop = threading.Event()
+    running = min(threads, len(listed))
+    work = _Work(action, listed, threads // running - 1)
+    futures = [_pool_of(running).submit(work) for _ in range(running)]
+    try:
+        wait(futures)
+    except BaseException:  # KeyboardInterrupt: leave nothing running behind the caller's back
+        work.stop.set()
+        wait(futures)
+        raise
+    return work.finished(futures)
 
-    def work() -> None:
+
+def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """As `each`, for an action of `each`: on its own thread, helped by those that `each` was granted and had
+    no items for."""
+    listed, helpers = list(items), getattr(_thread, "helpers", 0)
+    if not helpers or len(listed) < 2:
+        return [action(item) for item in listed]
+    work = _Work(action, listed, 0)
+    futures = [_pool_of(helpers + 1).submit(work) for _ in range(min(helpers, len(listed) - 1))]
+    try:
+        work()
+    finally:
+        _thread.helpers = helpers
+        # One that still waits for its thread, in a pool that others have filled, is not waited for.
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)
+    return work.finished(begun)
+
+
+class _Work(Generic[Item, Result]):
+    """Items that threads take one after another, each with the help of so many more."""
+
+    def __init__(self, action: Callable[[Item], Result], items: list[Item], helpers: int) -> None:
+        self.action, self.items, self.helpers = action, items, helpers
+        self.waiting = iter(range(len(items)))  # next() of it is atomic
+        self.results: list[Result | None] = [None] * len(items)
+        self.stop = threading.Event()
+
+    def __call__(self) -> None:
+        _thread.helpers = self.helpers
         try:
             with torch.inference_mode():
-                for index in waiting:
-                    if stop.is_set():
+                for index in self.waiting:
+                    if self.stop.is_set():
                         return
-                    results[index] = action(listed[index])
+                    self.results[index] = self.action(self.items[index])
         except BaseException:
-            stop.set()
+            self.stop.set()
             raise
 
-    threads = min(threads, len(listed))
-    running = [_pool_of(threads).submit(work) for _ in range(threads)]
-    try:
-        wait(running)
-    except BaseException:  # KeyboardInterrupt: leave nothing running behind the caller's back
-        stop.set()
-        wait(running)
-        raise
-    for future in running:
-        future.result()
-    return results  # type: ignore[return-value]
+    def finished(self, futures: list[Future[None]]) -> list[Result]:
+        for future in futures:
+            future.result()
+        return self.results  # type: ignore[return-value]
 
 
 def call(action: Callable[[], Result]) -> Result:

@@ -494,7 +494,7 @@ def test_layers_and_width() -> None:
         ({"quality": None}, ValueError, "quality must be"),
         ({"quality": float("nan")}, ValueError, "quality must be"),
         ({"quality": "high"}, ValueError, "quality must be"),
-        ({"effort": 2}, ValueError, "effort must be"),
+        ({"effort": 4}, ValueError, "effort must be"),
         ({"tune": "vmaf"}, ValueError, "tune must be"),
         ({"layers": 0}, ValueError, "layers must be"),
         ({"layers": 1000}, ValueError, "layers must be"),

@@ -14,7 +14,7 @@ import torch
 from pictures import psnr
 from tiny_model import random_network
 
-from pillow_nic import codec, container, weights
+from pillow_nic import codec, container, tile_coding, weights
 from pillow_nic.codec import decode, encode
 from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
@@ -221,7 +221,7 @@ def test_layers_that_would_be_tiny_are_joined() -> None:
     def streams(*sizes: int) -> list[list[bytes]]:
         return [[bytes(size), bytes(size)] for size in sizes]
 
-    join, ends = codec._join_layers, (1, 2, 3, 7)
+    join, ends = tile_coding._join_layers, (1, 2, 3, 7)
     assert join(ends, streams(160, 500, 160, 1000)) == ends
     assert join(ends, streams(160, 159, 1, 1000)) == (1, 3, 7)
     assert join(ends, streams(10, 160, 160, 10)) == (2, 7)

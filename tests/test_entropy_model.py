@@ -19,6 +19,7 @@ from pillow_nic.entropy_model import (
     SymbolEncoder,
     checkerboard,
     code_groups,
+    code_strips,
     side_information,
     two_piece_gaussian_bits,
 )
@@ -246,6 +247,18 @@ def test_missing_groups_stand_at_the_mean(network: Network, features: Tensor, ke
             state = network.context.see(state, group, y_hat[:, end - CONFIG.groups[group] : end])
         mean, _ = network.context.predict(len(CONFIG.steps) - 1, state, POINT)
         torch.testing.assert_close(y_hat[:, channels:], mean)
+
+
+@pytest.mark.parametrize("height", [1, 2, 5])
+def test_strips_of_rows_are_the_whole(height: int) -> None:
+    network = random_network()
+    features, symbols = noise(2, CONFIG.features, 5, 4), noise(2, CHANNELS, 5, 4).mul(3).round()
+    whole = decode(network, features, symbols, GROUPS)
+    strips = [
+        (rows, SymbolDecoder(symbols[:, :, rows], SIDE))
+        for rows in (slice(top, min(top + height, 5)) for top in range(0, 5, height))
+    ]
+    torch.testing.assert_close(code_strips(network, features, POINT, strips, GROUPS), whole)
 
 
 def test_missing_groups_are_not_asked_for(network: Network, features: Tensor) -> None:

@@ -16,9 +16,19 @@ ROOT = Path(pillow_nic.__file__).parents[1]
 # From the ground up; a folder stands for all that is in it.
 FLOORS = (
     ("errors", "options", "binary", "header", "container", "metadata", "tiling", "colour", "writing"),
-    ("workers", "memory", "blocks", "entropy", "entropy_tables", "integer_net", "network"),
+    (
+        "workers",
+        "memory",
+        "distortion",
+        "targets",
+        "blocks",
+        "entropy",
+        "entropy_tables",
+        "integer_net",
+        "network",
+    ),
     ("entropy_model", "weights", "self_test"),
-    ("tile_coding",),
+    ("tile_coding", "refinement"),
     ("codec",),
     ("batch", "preload"),
     ("training",),

@@ -89,14 +89,14 @@ def test_rate_point_spans_16_bits() -> None:
     assert [rate_point(i / 65535) for i in range(65536)] == list(range(65536))
 
 
-@pytest.mark.parametrize(("value", "effort"), [(0, 0), (1, 1), (np.int64(1), 1)])
+@pytest.mark.parametrize(("value", "effort"), [(0, 0), (1, 1), (np.int64(1), 1), (3, 3)])
 def test_effort(value: int, effort: int) -> None:
     assert EncodeOptions(effort=value).effort == effort
 
 
-@pytest.mark.parametrize("value", [-1, 2, 1.0, True, None, "1", np.float64(1)])
+@pytest.mark.parametrize("value", [-1, 4, 1.0, True, None, "1", np.float64(1)])
 def test_other_efforts_are_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="effort must be a whole number from 0 to 1, not"):
+    with pytest.raises(ValueError, match="effort must be a whole number from 0 to 3, not"):
         EncodeOptions(effort=value)
 
 

@@ -124,3 +124,46 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
         right = workers.each(lambda item: item + 1, range(4), 2) == [1, 2, 3, 4]
         os._exit(0 if right else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_work_within_work_is_helped_by_threads_without_items() -> None:
+    meeting = threading.Barrier(3)
+
+    def inner(_: int) -> str:
+        meeting.wait(30)
+        return threading.current_thread().name
+
+    def outer(_: int) -> list[str]:
+        return workers.each_within(inner, range(3))
+
+    assert len(set(workers.each(outer, [0], 3)[0])) == 3
+
+
+def test_work_within_work_is_done_by_one_thread_where_none_is_left() -> None:
+    def inner(_: int) -> str:
+        return threading.current_thread().name
+
+    for names in workers.each(lambda _: workers.each_within(inner, range(3)), range(4), 2):
+        assert len(set(names)) == 1
+    assert workers.each_within(inner, range(2)) == [threading.current_thread().name] * 2
+
+
+def test_work_within_work_ends_with_the_first_exception() -> None:
+    begun = []
+
+    def fail(item: int) -> None:
+        begun.append(item)
+        raise ZeroDivisionError(item)
+
+    with pytest.raises(ZeroDivisionError):
+        workers.each(lambda _: workers.each_within(fail, range(1000)), [0], 3)
+    assert len(begun) <= 3
+    assert workers.each(lambda item: workers.each_within(str, range(item)), [3], 3) == [["0", "1", "2"]]
+
+
+def test_many_callers_with_work_within_work_never_wait_for_each_other() -> None:
+    def caller(_: int) -> list[list[int]]:
+        return workers.each(lambda n: workers.each_within(lambda k: k + n, range(5)), [1], 4)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(caller, range(400))) == [[[1, 2, 3, 4, 5]]] * 400

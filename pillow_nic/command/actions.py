@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,30 @@ class Encoding:
 
     options: EncodeOptions
     with_psnr: bool
+    bar: bool = False  # while one file takes long
 
     def __call__(self, source: Path | None, output: Output) -> Done:
         file, size = opened(source)
         with file, _picture(file) as im:
             frames = getattr(im, "n_frames", 1)
             remarks = (f"only the first of its {frames} frames is stored",) if frames > 1 else ()
-            data = encode_image(im, asdict(self.options))
+            with self._progress() as progress:
+                data = encode_image(im, {**self.options.given(), "progress": progress})
             psnr = _psnr(im, data, self.options.device) if self.with_psnr else None
         output.write(data)
         return Done(len(data), size, im.width * im.height, psnr, remarks)
+
+    @contextmanager
+    def _progress(self) -> Iterator[Callable[[float], None]]:
+        """Moves a bar, which goes at the end."""
+        from tqdm import tqdm
+
+        # disable=None: no bar unless stderr is a terminal
+        bar = tqdm(
+            total=100, leave=False, disable=None if self.bar else True, bar_format="{l_bar}{bar}| {elapsed}"
+        )
+        with bar:
+            yield lambda done: bar.update(int(100 * done) - bar.n) and None
 
 
 def encode(
@@ -55,7 +70,9 @@ def encode(
     jobs = find_jobs(sources, inputs, output, ".nic")
     for job in jobs:
         _must_be_nic(job.target)
-    return work(jobs, unreadable, Encoding(options, with_psnr), running)
+    # Bars of several processes would write over each other.
+    bar = options.effort > 1 and running.ray is None and running.workers in (None, 1)
+    return work(jobs, unreadable, Encoding(options, with_psnr, bar), running)
 
 
 def _picture(file: Any) -> Image.Image:
@@ -76,15 +93,11 @@ def _psnr(im: Image.Image, data: bytes, device: str | None) -> float:
     """PSNR in dB over the colours of all pixels that are not wholly transparent."""
     import numpy as np
 
-    from .. import codec, colour
+    from .. import codec, colour, distortion
 
     before, alpha = colour.split_alpha(np.asarray(colour.to_storage(im)))
     after, _ = colour.split_alpha(codec.decode(data, device=device))
-    error = np.square(before.astype(np.float32) - after).mean(axis=2)
-    if alpha is not None:
-        error = error[alpha > 0]
-    mse = float(error.mean(dtype=np.float64)) if error.size else 0.0
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
+    return distortion.psnr(before, after, alpha)
 
 
 # ---------------------------------------------------------------------------------------------------- decode

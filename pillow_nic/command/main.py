@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import __version__
-from ..options import DecodeOptions, EncodeOptions
+from ..options import TARGETS, DecodeOptions, EncodeOptions
 from .messages import OutputError, StandardOutputError, UsageError, printable, representable, writing_stdout
 
 if TYPE_CHECKING:
@@ -307,6 +307,17 @@ def _suffix(text: str) -> str:
     return "." + text.lower().removeprefix(".")
 
 
+def _bytes(text: str) -> int:
+    """A number of bytes: 200000, 200k, 1.5MB, 64KiB. ValueError for what is none."""
+    number, unit = text, 1
+    for letter, power in (("k", 1), ("m", 2)):
+        head, found, tail = text.lower().partition(letter)
+        if found and tail in ("", "b", "i", "ib"):
+            number, unit = head, (1024 if "i" in tail else 1000) ** power
+    return int(number) if unit == 1 else int(float(number) * unit)
+
+
+_SIZE = _bytes, "BYTES"
 # From the types of options: how they are read, and what stands for them in the help.
 _READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "float": (lambda text: int(text) if text.isdecimal() else float(text), "N"),
@@ -321,16 +332,19 @@ def _add_options(
 ) -> None:
     """All options, the first with a short name as well."""
     flags = list(short)
+    one = parser.add_mutually_exclusive_group()
     for option in fields(options):
+        add = (one if option.name in ("quality", *TARGETS) else parser).add_argument
         flags.append("--" + option.name.replace("_", "-"))
         sentence = options.sentence(option.name).replace("%", "%%")
         kind = str(option.type).removesuffix(" | None")
         if kind == "bool":
-            parser.add_argument(*flags, action="store_true", help=sentence)
+            add(*flags, action="store_true", help=sentence)
         else:
-            read, metavar = _READERS[kind]
+            read, metavar = _SIZE if option.name == "target_size" else _READERS[kind]
             check = partial(_check, options, option.name, read)
-            parser.add_argument(*flags, type=check, default=option.default, metavar=metavar, help=sentence)
+            # Without a default: a quality that is given is told from one that is not.
+            add(*flags, type=check, default=argparse.SUPPRESS, metavar=metavar, help=sentence)
         flags.clear()
 
 

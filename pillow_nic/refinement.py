@@ -1,0 +1,276 @@
+"""Effort 2 and 3: the latent refined by its gradient through context and synthesis.
+
+From the writer's latent on, rate + λ·distortion is minimised with the loss that the model was trained for,
+the hyper-latent held fast. A symbol is a random mixture of the two integers around it that gets less and less
+mixed: stochastic Gumbel annealing (Yang, Bamler and Mandt, "Improving inference for neural image
+compression", NeurIPS 2020) with the sigmoid-scaled logits of SGA+ (Perugachi-Diaz et al., 2024). Its rate is
+that of the integer tables, in a straight line between the two. Adam moves the latent in units of the
+quantiser's step, so that one rate serves all channels and qualities.
+
+Work is cut into pieces with a halo, each from the same start, so that threads do not change the result, and
+memory is bounded: about 0.4 GB a thread. Readers have nothing to do with any of this."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import distortion, workers
+from .distortion import Pixels
+from .entropy_model import (
+    SideInformation,
+    SymbolDecoder,
+    SymbolEncoder,
+    code_groups,
+    decoded,
+    scaled,
+    side_information,
+)
+from .entropy_tables import MAX_SYMBOL
+from .header import Header
+from .integer_net import DELTA_OCTAVE
+from .network import PATCH
+from .options import EncodeOptions, Progress
+from .tile_coding import Array, TileSymbols
+from .tiling import Span, Tile, spans, tiles
+from .weights import Model
+
+ITERATIONS = {2: 16, 3: 100}
+RATE = 0.02
+"""Of Adam, in steps of the quantiser."""
+MOMENTS = 0.9, 0.999
+TEMPERATURES = 1.0, 0.35
+"""At the first and at the last iteration, exponentially in between."""
+NOISE = 0.5
+"""How much of the Gumbel noise is left."""
+SIDE = 32
+"""Latent positions along the side of a piece. Even, as the halo, so that every piece has the checkerboard's
+phases where its tile has them."""
+HALO = 4
+"""Positions around a piece that are refined with it, and forgotten. The distortion is that of the inner half
+and the piece."""
+SEED = 20
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile of the latent: its place, what is known of it, and the start of its refinement."""
+
+    place: Tile
+    start: TileSymbols
+    side: SideInformation
+
+
+def refine(
+    model: Model,
+    colours: Pixels,
+    y: Tensor,
+    start: Sequence[TileSymbols],
+    header: Header,
+    options: EncodeOptions,
+    threads: int,
+    progress: Progress | None = None,
+) -> list[TileSymbols]:
+    """Better symbols for the latent y (1, C, h, w) of colours H×W×3 than those of ``start``, or these if no
+    better ones were found. ``progress`` is called on whatever thread has done something."""
+    numbered = zip(tiles(y.shape[2], y.shape[3], header.tile_size // PATCH), start, strict=True)
+    task = _Task(model, colours, y, header, options)
+    known = workers.each(lambda tile: task.known(*tile), numbered, threads)
+    work = list(enumerate(piece for tile in known for piece in _pieces(tile)))
+    told = _Counter(progress, len(work) * task.iterations)
+
+    def refined(item: tuple[int, tuple[_Tile, Tile]]) -> tuple[Tile, Tensor]:
+        number, (tile, piece) = item
+        with torch.inference_mode(False), torch.enable_grad():
+            return piece, task.refined(tile, piece, number, told)[:, :, *piece.inner]
+
+    better = torch.empty_like(y[:, : task.channels])
+    for piece, part in workers.each(refined, work, threads):
+        better[:, :, *piece.own] = part
+    end = workers.each(lambda tile: task.rounded(tile, better), known, threads)
+    first, last = (task.loss(known, symbols, threads) for symbols in (start, end))
+    return end if last < first else list(start)
+
+
+def _pieces(tile: _Tile) -> Iterator[tuple[_Tile, Tile]]:
+    """The pieces of a tile, in the picture's latent, with halos that end where the tile ends."""
+
+    def cut(whole: Span) -> list[Span]:
+        length = whole.stop - whole.start
+        side = -(-length // -(-length // SIDE))
+        return [Span(*(whole.start + end for end in part)) for part in spans(length, side + side % 2, HALO)]
+
+    columns = cut(tile.place.columns)
+    yield from ((tile, Tile(row, column)) for row in cut(tile.place.rows) for column in columns)
+
+
+def _pixels(positions: range, origin: int) -> slice:
+    """The pixels of latent positions, counted from those of one of them."""
+    return slice((positions.start - origin) * PATCH, (positions.stop - origin) * PATCH)
+
+
+class _Counter:
+    """Tells how far several threads are."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total = progress, total
+        self.done, self.lock = 0, threading.Lock()
+
+    def __call__(self) -> None:
+        with self.lock:
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done / self.total)
+
+
+class _Task:
+    """One picture to be refined."""
+
+    def __init__(
+        self, model: Model, colours: Pixels, y: Tensor, header: Header, options: EncodeOptions
+    ) -> None:
+        self.model, self.colours, self.y, self.header = model, colours, y, header
+        self.tune, self.iterations = options.loss, ITERATIONS[options.effort]
+        self.channels = model.config.group_ends[header.groups - 1]
+        self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
+        lmbda = model.config.lmbda(self.point.cpu()) / 4 ** (header.delta / DELTA_OCTAVE)
+        self.lmbda = float(lmbda)
+
+    @property
+    def point(self) -> Tensor:
+        return self.model.point(self.header.rate_point)
+
+    def known(self, place: Tile, start: TileSymbols) -> _Tile:
+        size = (start.symbols.shape[1], start.symbols.shape[2])
+        z = torch.from_numpy(start.hyper.astype(np.float32)).to(self.model.device)[None]
+        delta = self.header.delta / DELTA_OCTAVE
+        return _Tile(place, start, side_information(self.model.network, z, self.point, delta, size))
+
+    def tables(self, indices: Array) -> tuple[Tensor, Tensor]:
+        """Of table indices (C, h, w): where the cost of symbol 0 stands, and 1.0 where there is a table."""
+        coded = torch.from_numpy(self.model.tables.sizes[indices] > 0).to(self.model.device)[None].float()
+        zero = torch.from_numpy(indices.astype(np.int64)).to(self.model.device)[None]
+        return zero * (2 * self.reach + 1) + self.reach, coded
+
+    def refined(self, tile: _Tile, piece: Tile, number: int, told: _Counter) -> Tensor:
+        """A latent of the piece with its halo that rounds to better symbols."""
+        top, left = tile.place.rows.start, tile.place.columns.start
+        rows, columns = piece.rows, piece.columns
+        place = (
+            slice(rows.outer_start - top, rows.outer_stop - top),
+            slice(columns.outer_start - left, columns.outer_stop - left),
+        )
+        y = self.y[:, : self.channels, *piece.outer].clone(memory_format=torch.channels_last)
+        side = replace(
+            tile.side,
+            features=tile.side.features[:, :, *place].clone(),
+            log2_gain=tile.side.log2_gain.clone(),
+            log2_inverse=tile.side.log2_inverse.clone(),
+        )
+        # What lies beyond the halo shows in its outer half.
+        seen = [
+            range(max(span.start - HALO // 2, span.outer_start), min(span.stop + HALO // 2, span.outer_stop))
+            for span in piece
+        ]
+        x = self.pixels((_pixels(seen[0], 0), _pixels(seen[1], 0)))
+        shown = _pixels(seen[0], rows.outer_start), _pixels(seen[1], columns.outer_start)
+        step = torch.exp2(side.log2_inverse[:, : self.channels])
+        generator = torch.Generator().manual_seed(SEED + number)  # the same on every device
+        coder = _Annealing(
+            side, self.costs, self.reach, *self.tables(tile.start.indices[:, *place]), generator
+        )
+        network, point = self.model.network, self.point
+        moved = torch.zeros_like(y)
+        mean, square = torch.zeros_like(y), torch.zeros_like(y)
+        for i in range(self.iterations):
+            moved.requires_grad_(True)
+            share = i / max(self.iterations - 1, 1)
+            coder.begin(y + moved * step, TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** share)
+            y_hat = code_groups(network, side.features, point, coder, self.header.groups)
+            x_hat = network.g_s(y_hat, point, self.header.width_index)[:, :, *shown]
+            x_hat = x_hat[:, :, : x.shape[2], : x.shape[3]]
+            error = distortion.loss(self.tune, x, x_hat).sum() * (x.shape[2] * x.shape[3])
+            (gradient,) = torch.autograd.grad(coder.bits + self.lmbda * error, moved)
+            with torch.no_grad():
+                mean.lerp_(gradient, 1 - MOMENTS[0])
+                square.lerp_(gradient.square(), 1 - MOMENTS[1])
+                unbiased = (square / (1 - MOMENTS[1] ** (i + 1))).sqrt_().add_(1e-12)
+                moved = moved - RATE / (1 - MOMENTS[0] ** (i + 1)) * mean / unbiased
+            told()
+        return y + moved * step
+
+    def pixels(self, place: tuple[slice, slice]) -> Tensor:
+        part = torch.from_numpy(np.ascontiguousarray(self.colours[place]))
+        return part.to(self.model.device).permute(2, 0, 1)[None].float() / 255
+
+    def rounded(self, tile: _Tile, y: Tensor) -> TileSymbols:
+        """The symbols of a tile: those nearest to a latent."""
+        _, coded = self.tables(tile.start.indices)
+        coder = SymbolEncoder(y[:, :, *tile.place.own], tile.side, coded, MAX_SYMBOL)
+        code_groups(self.model.network, tile.side.features, self.point, coder, self.header.groups)
+        return replace(tile.start, symbols=coder.symbols[0].cpu().numpy().astype(np.int32))
+
+    def loss(self, known: Sequence[_Tile], symbols: Sequence[TileSymbols], threads: int) -> float:
+        """Bits + λ·distortion of the real symbols and of the picture that they decode to."""
+        network, groups = self.model.network, self.header.groups
+        y_hat = torch.empty_like(self.y[:, : self.channels])
+
+        def bits(item: tuple[_Tile, TileSymbols]) -> float:
+            tile, chosen = item
+            w = torch.from_numpy(chosen.symbols).to(self.model.device)[None]
+            part = code_groups(
+                network, tile.side.features, self.point, SymbolDecoder(w.float(), tile.side), groups
+            )
+            y_hat[:, :, *tile.place.own] = part
+            zero, _ = self.tables(chosen.indices)
+            return float(self.costs[zero + w.clamp(-self.reach, self.reach)].sum(dtype=torch.float64).cpu())
+
+        def error(place: Tile) -> float:
+            x_hat = network.g_s(y_hat[:, :, *place.outer], self.point, self.header.width_index)
+            x = self.pixels(place.times(PATCH).own)
+            x_hat = x_hat[:, :, *place.times(PATCH).inner][:, :, : x.shape[2], : x.shape[3]]
+            x_hat = (x_hat * 255).round().clamp(0, 255) / 255
+            return float(distortion.loss(self.tune, x, x_hat).cpu()) * x.shape[2] * x.shape[3]
+
+        rate = sum(workers.each(bits, zip(known, symbols, strict=True), threads))
+        places = tiles(self.y.shape[2], self.y.shape[3], self.header.tile_size // PATCH, 2 * HALO)
+        return rate + self.lmbda * sum(workers.each(error, places, threads))
+
+
+class _Annealing:
+    """The coder of the refinement: a symbol is floor + p, p between 0 and 1, its bits those of the two
+    integers in the same shares."""
+
+    def __init__(
+        self,
+        side: SideInformation,
+        costs: Tensor,
+        reach: int,
+        zero: Tensor,
+        coded: Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        self.side, self.costs, self.reach = side, costs, reach
+        self.zero, self.coded, self.generator = zero, coded, generator
+
+    def begin(self, y: Tensor, temperature: float) -> None:
+        self.y, self.temperature = y, temperature
+        self.bits = y.new_zeros(())
+
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        v = scaled(self.y, part, mu, log2_step, self.side)
+        low = v.detach().floor()
+        odds = torch.logit((v - low).clamp(1e-4, 1 - 1e-4))
+        chance = torch.rand(v.shape, dtype=v.dtype, device="cpu", generator=self.generator).to(v.device)
+        noise = NOISE * torch.logit(chance.clamp_(1e-6, 1 - 1e-6))  # the difference of two Gumbel variables
+        up = torch.sigmoid((odds / self.temperature + noise) / self.temperature)
+        first = self.zero[:, part] + low.clamp(-self.reach, self.reach - 1).long()
+        costs = self.costs[first]
+        bits = torch.addcmul(costs, up, self.costs[first + 1] - costs) * self.coded[:, part]
+        self.bits = self.bits + (bits if mask is None else bits * mask).sum()
+        return decoded((low + up) * self.coded[:, part], part, mu, log2_step, self.side)
