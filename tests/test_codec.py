@@ -290,7 +290,7 @@ def test_inspect_accounts_for_the_bytes(layered: bytes) -> None:
     ends = (0, 16, 48, 72, 96, 144, 192, 320)
     for first, last, stream in zip(ends, ends[1:], streams, strict=False):
         counted = bits[first:last].sum() / 8
-        assert counted <= len(stream) + 4  # whole words
+        assert counted <= 1.01 * len(stream) + 4  # whole words; rare symbols are counted like ±15
         if first:  # the first stream has the hyper-latent too
             assert counted > 0.9 * len(stream) - 8
     assert (codec.inspect(container.truncate(layered, 2))[1][48:] == 0).all()

@@ -16,7 +16,17 @@ from tiny_model import CONFIG, STEPWISE, random_network, save_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pillow_nic import batch, codec, entropy_model, options, self_test, tile_coding, weights, workers
+from pillow_nic import (
+    batch,
+    codec,
+    entropy_model,
+    options,
+    refinement,
+    self_test,
+    tile_coding,
+    weights,
+    workers,
+)
 from pillow_nic.network import NetworkConfig
 
 
@@ -122,6 +132,9 @@ def on_meta(
     monkeypatch.setattr(weights, "load", load)
     monkeypatch.setattr(weights, "pick_device", lambda device=None: torch.device(device or META))
     monkeypatch.setattr(workers._thread, "is_worker", True, raising=False)
+    effort = options.TOP_EFFORT
+    few = replace(refinement.SCHEDULES[effort], iterations=2)
+    monkeypatch.setitem(refinement.SCHEDULES, effort, few)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     with torch.no_grad(), OneDevice():
         yield model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from pillow_nic.tiling import tiles
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refinement, "ITERATIONS", {2: 2, 3: 4})
+    for effort, iterations in ((2, 2), (3, 4)):
+        schedule = replace(refinement.SCHEDULES[effort], iterations=iterations)
+        monkeypatch.setitem(refinement.SCHEDULES, effort, schedule)
 
 
 def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple[float, float]:
@@ -153,7 +156,7 @@ def test_the_estimated_bits_are_those_of_the_file(tiny: weights.Model) -> None:
     def bits() -> tuple[float, float]:
         tile = task.known(next(tiles(5, 4, 64)), start)
         zero, coded = task.tables(start.indices)
-        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator())
+        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator(), 0.0)
         coder.begin(y[:, : task.channels], 1e-3)
         refinement.code_groups(tiny.network, tile.side.features, task.point, coder, header.groups)
         w = torch.from_numpy(start.symbols)[None].long()
@@ -218,6 +221,9 @@ def test_the_command_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     import tqdm
 
     class Bar(tqdm.tqdm):  # type: ignore[type-arg]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "disable": False, "file": io.StringIO()})
+
         def update(self, n: float | None = 1) -> bool | None:
             shown.append(int(n or 0))
             return super().update(n)
