@@ -221,6 +221,8 @@ def change_symbols(data: bytes, files: list[bytes], rng: Rng) -> bytes:
     if rng.random() < 0.3:
         header = replace(header, rate_point=int(rng.integers(1 << 16)), delta=int(rng.integers(-60, 60)))
     model = weights.load(header.model, torch.device("cpu"))
+    if header.groups > len(model.config.groups):
+        return change_streams(data, files, rng)
     tiles = []
     for number, (rows, columns) in enumerate(place for _, place in decoding.places(header)):
         size = rows.stop - rows.start, columns.stop - columns.start
