@@ -74,16 +74,12 @@ def _compare(x: Tensor, x_hat: Tensor, size: int) -> tuple[Tensor, Tensor]:
     window = torch.exp(-(distance**2) / (2 * _SIGMA**2))
     window = window / window.sum()
 
-    def blurred(t: Tensor) -> Tensor:
-        t = t.flatten(0, 1)[:, None]
-        t = F.conv2d(F.conv2d(t, window[None, None, :, None]), window[None, None, None])
-        return t.reshape(*x.shape[:2], *t.shape[2:])
-
-    a, b = blurred(x), blurred(x_hat)
-    aa, bb, ab = a * a, b * b, a * b
-    variances = blurred(x * x) - aa + blurred(x_hat * x_hat) - bb
-    structure = (2 * (blurred(x * x_hat) - ab) + _C2) / (variances + _C2)
-    return (2 * ab + _C1) / (aa + bb + _C1) * structure, structure
+    maps = torch.cat([x, x_hat, x * x + x_hat * x_hat, x * x_hat]).flatten(0, 1)[:, None]
+    maps = F.conv2d(F.conv2d(maps, window[None, None, :, None]), window[None, None, None])
+    a, b, squares, products = maps.reshape(-1, x.shape[1], *maps.shape[2:]).chunk(4)
+    ab, both = a * b, a * a + b * b
+    structure = (2 * (products - ab) + _C2) / (squares - both + _C2)
+    return (2 * ab + _C1) / (both + _C1) * structure, structure
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from .options import TUNES, EncodeOptions
 DEFAULT_MODEL = TUNES[EncodeOptions.tune]
 HASH_BYTES = 4
 COST_REACH = 255
-ESCAPE_BITS = 20  # about what an escape takes: 12 for its code, the rest for its value
+ESCAPE_BITS = 20  # of a symbol where the table codes nothing
+ESCAPE_CLASS_BITS = 4.6  # how many bits an escaped value has, one of 24 numbers
 _FOLDERS = (Path(__file__).parent / "_weights", Path(__file__).parent.parent / "weights")
 
 _lock = threading.Lock()
@@ -81,15 +82,19 @@ class Model:
     def symbol_costs(self) -> torch.Tensor:
         """Bits of the symbols −COST_REACH … COST_REACH in each latent table: (tables, 2·COST_REACH + 1) on
         ``device``; for the encoder's choices only."""
-        costs = np.full((len(self.tables), 2 * COST_REACH + 1), ESCAPE_BITS, np.float32)
+        reached = np.arange(-COST_REACH, COST_REACH + 1)
+        costs = np.full((len(self.tables), reached.size), ESCAPE_BITS, np.float32)
         for number in range(len(self.tables)):
             frequencies, lo = self.tables.table(number)
             if not frequencies.size:  # codes nothing: 0 is free
                 costs[number, COST_REACH] = 0
                 continue
+            bits = PRECISION - np.log2(frequencies)
             symbols = np.arange(frequencies.size - 1) - lo
+            beyond = np.maximum(np.maximum(symbols[0] - reached, reached - symbols[-1]), 1)
+            costs[number] = bits[0] + ESCAPE_CLASS_BITS + np.floor(np.log2(2 * beyond))
             inside = np.abs(symbols) <= COST_REACH
-            costs[number, symbols[inside] + COST_REACH] = PRECISION - np.log2(frequencies[1:][inside])
+            costs[number, symbols[inside] + COST_REACH] = bits[1:][inside]
         return torch.from_numpy(costs).to(self.device)
 
 

@@ -221,11 +221,12 @@ def test_the_command_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     import tqdm
 
     class Bar(tqdm.tqdm):  # type: ignore[type-arg]
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**{**options, "disable": False, "file": io.StringIO()})
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **{**options, "disable": False, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown.append(int(n or 0))
+            if self.total == 100:
+                shown.append(int(n or 0))
             return super().update(n)
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
