@@ -150,7 +150,7 @@ def test_the_second_command_runs_the_tests() -> None:
     assert re.search(r"pip install '\.\[test\]' && pytest$", SH[1].strip())
 
 
-@pytest.mark.parametrize(("page", "count"), [("README", 4), ("command", 14), ("browsers", 1)])
+@pytest.mark.parametrize(("page", "count"), [("README", 4), ("command", 15), ("browsers", 1)])
 def test_the_examples_of_the_command(page: str, count: int, here: Path) -> None:
     Path("pictures").mkdir()
     shutil.copy("photo.png", "pictures/one.png")
