@@ -41,7 +41,7 @@ class SlimConv2d(Conv2d):
         out_channels: int,
         kernel_size: int,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | tuple[int, int] = 0,
         std: float | None = None,
     ) -> None:
         self.std = std
@@ -90,6 +90,13 @@ def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
     first = max(start - 1, 0)
     out: Tensor = conv(plane[:, :, first : stop + 1])
     return out[:, :, start - first : stop - first]
+
+
+def widened(plane: Tensor, rows: slice) -> Tensor:
+    """Some rows of a plane (B, C, h, w) with one more on either side, of zeros where there is none."""
+    start, stop, _ = rows.indices(plane.shape[2])
+    above, below = max(start - 1, 0), min(stop + 1, plane.shape[2])
+    return F.pad(plane[:, :, above:below], (0, 0, above - start + 1, stop + 1 - below))
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:

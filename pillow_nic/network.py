@@ -44,6 +44,7 @@ from .blocks import (
     in_rows,
     patch_order,
     to_patches,
+    widened,
 )
 
 PATCH = 16
@@ -399,7 +400,7 @@ class StepwiseContextStep(nn.Module):
         super().__init__()
         hidden = config.context_hidden
         seen = config.group_ends[group] - (config.groups[group] if phase == 0 else 0)
-        self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=1)
+        self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=(0, 1))
         self.conditioning = Conditioning(config.rate_points, hidden)
         self.conv2 = SlimConv2d(hidden, hidden, 1)
         self.head = SlimConv2d(hidden, config.groups[group], 1, std=0.0)
@@ -410,7 +411,8 @@ class StepwiseContextStep(nn.Module):
 
 
 class StepwiseContext(nn.Module):
-    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, in all rows."""
+    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, with a row more on
+    either side, of zeros where there is none."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -420,10 +422,10 @@ class StepwiseContext(nn.Module):
         ]
 
     def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        return features
+        return widened(features, rows)
 
     def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        start = self.starts[group]
+        start, value = self.starts[group], widened(value, rows)
         if state.shape[1] > start:  # the second phase
             value = state[:, start:] + value
         return torch.cat([state[:, :start], value.to(state.dtype)], 1)

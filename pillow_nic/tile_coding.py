@@ -161,7 +161,7 @@ def decode_tile(
 def _strips(model: Model, height: int) -> list[slice]:
     """Rows of a tile's latent that one thread computes: always the same, so that the number of threads
     changes nothing."""
-    if model.config.stepwise_context or model.device.type != "cpu":
+    if model.device.type != "cpu":
         return [slice(0, height)]
     return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
 

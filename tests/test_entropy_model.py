@@ -250,8 +250,7 @@ def test_missing_groups_stand_at_the_mean(network: Network, features: Tensor, ke
 
 
 @pytest.mark.parametrize("height", [1, 2, 5])
-def test_strips_of_rows_are_the_whole(height: int) -> None:
-    network = random_network()
+def test_strips_of_rows_are_the_whole(network: Network, height: int) -> None:
     features, symbols = noise(2, CONFIG.features, 5, 4), noise(2, CHANNELS, 5, 4).mul(3).round()
     whole = decode(network, features, symbols, GROUPS)
     strips = [
