@@ -162,7 +162,7 @@ def test_one_file_of_a_folder(
     def limited(model: Any, y_hat: torch.Tensor, *more: Any) -> Any:
         return raise_(error) if y_hat.shape[3] > 3 else synthesise(model, y_hat, *more)
 
-    monkeypatch.setattr(codec, "_synthesise", limited)
+    monkeypatch.setattr(decoding, "_synthesise", limited)
     assert main(["decode", str(tmp_path), "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("2 files,")

@@ -48,15 +48,15 @@ class Encoding:
         return Done(len(data), size, im.width * im.height, psnr, remarks)
 
     @contextmanager
-    def _progress(self) -> Iterator[Callable[[float], None]]:
-        """Moves a bar, which goes at the end."""
-        from tqdm import tqdm
+    def _progress(self) -> Iterator[Callable[[float], None] | None]:
+        """Moves a bar, if there is to be one; it goes at the end."""
+        if not self.bar:
+            yield None
+            return
+        from tqdm import tqdm  # whose lock would be left behind by a process that is ended
 
         # disable=None: no bar unless stderr is a terminal
-        bar = tqdm(
-            total=100, leave=False, disable=None if self.bar else True, bar_format="{l_bar}{bar}| {elapsed}"
-        )
-        with bar:
+        with tqdm(total=100, leave=False, disable=None, bar_format="{l_bar}{bar}| {elapsed}") as bar:
             yield lambda done: bar.update(int(100 * done) - bar.n) and None
 
 
