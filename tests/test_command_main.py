@@ -730,6 +730,7 @@ def test_an_end_before_the_end(here: Path, name: str, times: int, code: int) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup ignores
     )
     deadline = time.monotonic() + 200
     while not list(here.glob("out/*.nic")):
