@@ -747,7 +747,8 @@ def test_an_end_before_the_end(here: Path, name: str, times: int, code: int) -> 
         time.sleep(0.05)
     out, err = process.communicate(timeout=100)  # ends when no worker holds the pipes any more
     assert time.monotonic() - sent < 20  # 5 where nothing else runs
-    assert process.returncode == code
+    # A shell says 130 for a process that the second signal ends, too.
+    assert process.returncode == code or (times == 2 and process.returncode == -signal.SIGINT)
     assert out == ""
     if name != "SIGKILL" and times == 1:
         assert re.fullmatch(r"nic: interrupted: \d+ files?(, .*)?\n", err)
