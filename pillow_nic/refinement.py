@@ -8,7 +8,7 @@ that of the integer tables, in a straight line between the two. Adam moves the l
 quantiser's step, so that one rate serves all channels and qualities.
 
 Work is cut into pieces with a halo, whatever the number of threads, each from the same start. So threads do
-not wait for each other, and memory is bounded: about 0.4 GB a thread."""
+not wait for each other, and memory is bounded: about 0.6 GB a thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .header import Header
 from .integer_net import DELTA_OCTAVE
 from .network import PATCH
 from .options import EncodeOptions, Progress
-from .tile_coding import Array, TileSymbols
+from .tile_coding import Array, TileSymbols, lmbda_of
 from .tiling import Span, Tile, spans, tiles
 from .weights import Model
 
@@ -149,8 +149,7 @@ class _Task:
         self.tune, self.schedule = options.loss, SCHEDULES[options.effort]
         self.channels = model.config.group_ends[header.groups - 1]
         self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
-        lmbda = model.config.lmbda(self.point.cpu()) / 4 ** (header.delta / DELTA_OCTAVE)
-        self.lmbda = float(lmbda)
+        self.lmbda = float(lmbda_of(model, header))
 
     @property
     def point(self) -> Tensor:
