@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors import safe_open
 from tiny_model import CONFIG, STEPWISE, random_network
 
-from pillow_nic import codec, container, weights
+from pillow_nic import codec, container, distortion, weights
 from pillow_nic.errors import WeightsError
 from pillow_nic.network import NetworkConfig
 
@@ -256,7 +256,7 @@ def test_structural_distortion(parts: SimpleNamespace) -> None:
     assert distortions(x)[0] == pytest.approx(0, abs=1e-3)
     # A shift of all colours is an error that MS-SSIM hardly sees, and a blur one that it sees well.
     (shift, shift_mse), (blur, blur_mse) = distortions(shifted), distortions(blurred)
-    assert shift == pytest.approx(parts.loss.MSE_SHARE * shift_mse, rel=0.3)
+    assert shift == pytest.approx(distortion.MSE_SHARE * shift_mse, rel=0.3)
     assert blur / blur_mse > 3 * shift / shift_mse
 
 

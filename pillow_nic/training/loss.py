@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
-from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
+from ..distortion import loss, ms_ssim
 from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
 
@@ -25,13 +25,6 @@ class TrainingModel(nn.Module):
         self.network = Network(config)
         self.symbol_bits = two_piece_gaussian_bits
         self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=PRIOR_SCALE)
-
-
-MS_SSIM_SCALE = 1270.0
-"""What 1 − MS-SSIM = 1 counts as, in 8-bit levels²: at this ratio of their λ, CompressAI's models for MSE and
-for MS-SSIM have about the same rates, so that a rate point means the same for both."""
-MSE_SHARE = 0.1
-"""What is left of the MSE beside MS-SSIM, which hardly sees a shift of colours."""
 
 
 @dataclass
@@ -86,18 +79,15 @@ def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def distortion(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
-    """What a tune minimises beside the rate, (B,) in 8-bit levels². For ``"ms-ssim"`` pictures of more than
-    160 pixels a side (Wang et al., Asilomar 2003: five scales)."""
-    mse = squared_error(x, x_hat)
-    if tune == "psnr":
-        return mse
-    return (1 - MSE_SHARE) * MS_SSIM_SCALE * (1 - similarity(x, x_hat)) + MSE_SHARE * mse
+    """What a tune minimises beside the rate, (B,) in 8-bit levels²."""
+    with torch.autocast(x.device.type, enabled=False):
+        return loss(tune, x, x_hat.float())
 
 
 def similarity(x: Tensor, x_hat: Tensor) -> Tensor:
     """MS-SSIM of each picture, (B,)."""
     with torch.autocast(x.device.type, enabled=False):
-        return ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
+        return ms_ssim(x, x_hat.float())
 
 
 TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM"}
