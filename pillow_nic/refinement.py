@@ -149,7 +149,7 @@ class _Task:
         self.tune, self.schedule = options.loss, SCHEDULES[options.effort]
         self.channels = model.config.group_ends[header.groups - 1]
         self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
-        self.lmbda = float(lmbda_of(model, header))
+        self.lmbda = float(lmbda_of(model, header).cpu())
 
     @property
     def point(self) -> Tensor:
