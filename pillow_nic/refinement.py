@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import distortion, workers
-from .distortion import Pixels
+from . import workers
+from .distortion import Distortion, Pixels
 from .entropy_model import (
     SideInformation,
     SymbolDecoder,
@@ -188,6 +188,7 @@ class _Task:
             for span in piece
         ]
         x = self.pixels((_pixels(seen[0], 0), _pixels(seen[1], 0)))
+        distortion, size = Distortion(self.tune, x), x.shape[2] * x.shape[3]
         shown = _pixels(seen[0], rows.outer_start), _pixels(seen[1], columns.outer_start)
         step = torch.exp2(side.log2_inverse[:, : self.channels])
         generator = torch.Generator().manual_seed(SEED + number)  # the same on every device
@@ -203,7 +204,7 @@ class _Task:
             y_hat = code_groups(network, side.features, point, coder, self.header.groups)
             x_hat = network.g_s(y_hat, point, self.header.width_index)[:, :, *shown]
             x_hat = x_hat[:, :, : x.shape[2], : x.shape[3]]
-            error = distortion.loss(self.tune, x, x_hat).sum() * (x.shape[2] * x.shape[3])
+            error = distortion(x_hat).sum() * size
             (gradient,) = torch.autograd.grad(coder.bits + self.lmbda * error, moved)
             with torch.no_grad():
                 mean.lerp_(gradient, 1 - MOMENTS[0])
@@ -245,7 +246,7 @@ class _Task:
             x = self.pixels(place.times(PATCH).own)
             x_hat = x_hat[:, :, *place.times(PATCH).inner][:, :, : x.shape[2], : x.shape[3]]
             x_hat = (x_hat * 255).round().clamp(0, 255) / 255
-            return float(distortion.loss(self.tune, x, x_hat).cpu()) * x.shape[2] * x.shape[3]
+            return float(Distortion(self.tune, x)(x_hat).cpu()) * x.shape[2] * x.shape[3]
 
         rate = sum(workers.each(bits, zip(known, symbols, strict=True), threads))
         places = tiles(self.y.shape[2], self.y.shape[3], self.header.tile_size // PATCH, 2 * HALO)
