@@ -109,6 +109,29 @@ class PaintingConv2d(SlimConv2d):
 
 ALL = slice(None)
 """All rows of a plane."""
+Place = tuple[slice, slice]
+"""Some rows and columns."""
+
+
+def times(rows: slice, factor: int) -> slice:
+    """The same rows where there are so many times as many; `ALL` or ones with both ends."""
+    return rows if rows == ALL else slice(factor * rows.start, factor * rows.stop)
+
+
+def cropped(x: Tensor, part: Place, reach: int) -> tuple[Tensor, Place]:
+    """A part of features (B, C, h, w) with ``reach`` more on every side, as far as there are any, and where
+    the part lies in that."""
+    near, inner = [], []
+    for side, length in zip(part, x.shape[2:], strict=True):
+        start, stop, _ = side.indices(length)
+        first, last = max(start - reach, 0), min(stop + reach, length)
+        near.append(slice(first, last))
+        inner.append(slice(start - first, stop - first))
+    return x[:, :, near[0], near[1]], (inner[0], inner[1])
+
+
+def same(x: Tensor) -> Tensor:
+    return x
 
 
 STRIP = 1024

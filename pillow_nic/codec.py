@@ -36,7 +36,7 @@ from .decoding import (
 from .header import NO_MODEL, Header
 from .memory import saying, within_memory
 from .metadata import Metadata
-from .network import PATCH, NetworkConfig
+from .network import PATCH
 from .options import (
     TOP_RATE_POINT,
     TUNES,
@@ -129,7 +129,8 @@ def encode_pixels(
         loaded, header, mixture = within_memory(device, f"encode {width}×{height} pixels", encode_on)
         if mixture.painted is None:
             return _all_exact(pixels, chunks, header.rate_point, mixture.exact, colours is given)
-        header, streams = write_file(loaded, mixture.painted, header, join=options.layers is None)
+        threads = threads_for(loaded, options.threads)
+        header, streams = write_file(loaded, mixture.painted, header, options.layers is None, threads)
         cells = {CELLS_TAG: exact.chunk(lossless=False)} if mixture.exact else {}
         return container.dump(Container(header, chunks | cells, streams, mixture.exact))
 
@@ -242,11 +243,6 @@ def _automatic_width(model: Model, point: int, layers: int) -> int:
     return next(fits, len(model.config.widths) - 1)
 
 
-def _analysis_halo(config: NetworkConfig) -> int:
-    """Latent positions around a tile that its latent depends on: the reach of g_a's 3×3 convolutions."""
-    return len(config.writer.blocks_16) + -(-len(config.writer.blocks_8) // 2)
-
-
 def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: int = PIECE) -> Tensor:
     """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last; edges repeated up to whole
     patches."""
@@ -262,5 +258,5 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: 
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), side), threads)
+    workers.each(analyse, pieces(height, width, model.network.g_a.reach, side), threads)
     return y

@@ -23,7 +23,7 @@ Everything inside is laid out channels last."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,11 +40,15 @@ from .blocks import (
     PaintingConv2d,
     ResidualBlock,
     SlimConv2d,
+    Place,
     bias_of,
+    cropped,
     from_patches,
     in_rows,
     in_strips,
     patch_order,
+    same,
+    times,
     to_patches,
 )
 from .stepwise import StepwiseContext
@@ -170,21 +174,36 @@ class AnalysisTransform(nn.Module):
         self.head = SlimConv2d(writer.channels_16, config.latent_channels, 1, std=0.0)
 
     def forward(self, x: Tensor, point: Tensor) -> Tensor:
-        x = x - 0.5
-        with torch.autocast(x.device.type, enabled=False):
-            basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
-            linear = F.linear(to_patches(x, PATCH), basis).permute(0, 3, 1, 2)
+        height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
         kind = self.precision
-        stem = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1)
-        h = F.linear(to_patches(x, 8).to(kind), stem.to(kind), bias_of(self.stem).to(kind)).permute(
-            0, 3, 1, 2
-        )
+        stem, bias = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1), bias_of(self.stem)
+
+        def begin(rows: slice) -> Tensor:
+            patches = to_patches(x[:, :, times(rows, 8)] - 0.5, 8).to(kind)
+            return F.linear(patches, stem.to(kind), bias.to(kind)).permute(0, 3, 1, 2)
+
+        h = in_strips(begin, 2 * height, 2 * width)
         for block in self.blocks_8:
             h = block(h, point)
-        h = self.down(h)
+        before = h
+        h = in_strips(lambda rows: self.down(before[:, :, times(rows, 2)]), height, width)
         for block in self.blocks_16:
             h = block(h, point)
-        return linear + self.head(h).float()
+        with torch.autocast(x.device.type, enabled=False):
+            basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
+
+        def end(rows: slice) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                patches = to_patches(x[:, :, times(rows, PATCH)] - 0.5, PATCH)
+                linear = F.linear(patches, basis).permute(0, 3, 1, 2)
+            return linear + self.head(h[:, :, rows]).float()
+
+        return in_strips(end, height, width)
+
+    @property
+    def reach(self) -> int:
+        """Latent positions around one on whose pixels it depends."""
+        return len(self.blocks_16) + -(-len(self.blocks_8) // 2)
 
 
 class SynthesisTransform(nn.Module):
@@ -212,9 +231,18 @@ class SynthesisTransform(nn.Module):
         if config.preview:
             self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
 
-    def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
+    def forward(
+        self,
+        y_hat: Tensor,
+        point: Tensor,
+        width: int = -1,
+        part: Place = (ALL, ALL),
+        finish: Callable[[Tensor], Tensor] = same,
+    ) -> Tensor:
+        """``part``: the rows and columns of the latent of which the picture is wanted; `reach` more on every
+        side decide it. ``finish``: what to make of the picture, some rows of positions at a time."""
         channels = self.config.widths[width].channels_8
-        body = self._body(y_hat, point, width)
+        body, inner = cropped(self._body(y_hat, point, width), part, self._reach_8)
 
         def up(rows: slice) -> Tensor:
             return F.pixel_shuffle(self.up(body[:, :, rows], 4 * channels), 2)
@@ -222,28 +250,48 @@ class SynthesisTransform(nn.Module):
         h = in_strips(up, *body.shape[2:])
         for block in self.blocks_8:
             h = block(h, point, width)
-        painted = self.head(h)
+        h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
+        painted = self.head(h)[:, :, *inner].permute(0, 2, 3, 1)
+        y_hat = y_hat[:, :, *part]
 
         def paint(rows: slice) -> Tensor:
-            part = painted.permute(0, 2, 3, 1).reshape(len(painted), -1, 2, painted.shape[3], 192)[:, rows]
-            return self._linear(y_hat[:, :, rows], 1).add_(from_patches(part.flatten(1, 2).float(), 8))
+            patches = painted[:, times(rows, 2)].float()
+            return finish(self._linear(y_hat[:, :, rows], 1).add_(from_patches(patches, 8)))
 
         return in_strips(paint, *y_hat.shape[2:])
 
-    def reduced(self, y_hat: Tensor, point: Tensor, factor: int, width: int = -1) -> Tensor:
+    @property
+    def reach(self) -> int:
+        """Latent positions around that of a pixel on which it depends."""
+        return len(self.blocks_16) + self._reach_8
+
+    @property
+    def _reach_8(self) -> int:
+        return -(-(len(self.blocks_8) + 1) // 2)
+
+    def reduced(
+        self,
+        y_hat: Tensor,
+        point: Tensor,
+        factor: int,
+        width: int = -1,
+        part: Place = (ALL, ALL),
+        finish: Callable[[Tensor], Tensor] = same,
+    ) -> Tensor:
         """The picture at 1/factor of its size, (B, 3, 16·h/factor, 16·w/factor) for a factor of 2, 4, 8 or
         16: about what the mean over each factor × factor pixels would be, for a part of the work."""
         if not self.config.preview:
-            return F.avg_pool2d(self(y_hat, point, width), factor)
-        h = self._body(y_hat, point, width)
+            return self(y_hat, point, width, part, lambda x: finish(F.avg_pool2d(x, factor)))
+        h, inner = cropped(self._body(y_hat, point, width), part, 1)
         # A mean of the head's outputs is one of its weights.
         side = PATCH // factor
         weight = self.preview.weight[:, : h.shape[1]].reshape(3, side, factor // 2, side, factor // 2, -1)
         weight = weight.mean((2, 4)).permute(1, 2, 0, 3).reshape(3 * side**2, h.shape[1], 3, 3)
         bias = bias_of(self.preview).reshape(3, side, factor // 2, side, factor // 2).mean((2, 4))
         bias = bias.permute(1, 2, 0).flatten()
-        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
-        return self._linear(y_hat, factor) + from_patches(painted.float().permute(0, 2, 3, 1), side)
+        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)[:, :, *inner]
+        linear = self._linear(y_hat[:, :, *part], factor)
+        return finish(linear.add_(from_patches(painted.float().permute(0, 2, 3, 1), side)))
 
     def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
         channels = y_hat.shape[1]

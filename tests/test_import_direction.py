@@ -39,6 +39,8 @@ FLOORS = (
         "entropy_tables",
         "integer_net",
         "network",
+        "stepwise",
+        "winograd",
     ),
     ("entropy_model", "weights", "self_test"),
     ("tile_coding", "refinement"),

@@ -102,6 +102,8 @@ def test_widths_differ() -> None:
 
 def test_a_narrower_input_of_a_block_has_hidden_channels_in_proportion() -> None:
     block = ResidualBlock(8, 12, 2)
+    block.conv1.start()
+    block.conv2.start()
     x = noise(1, 4, 3, 3)
     inner = block.conv1(x, 6)
     expected = x + block.conv2(torch.nn.functional.leaky_relu(inner, 0.1), 4)
