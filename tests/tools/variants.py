@@ -193,19 +193,16 @@ def decode_all(folder: Path, files: list[Path]) -> dict[str, Any]:
     return result
 
 
-def compute(task: dict[str, Any]) -> None:
+def compute(folder: Path, task: dict[str, Any]) -> None:
     """One variant's part: its files, or what it makes of all files."""
     apply(task["settings"])
-    folder = Path(task["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "result.json"
+    result = json.loads(file.read_text())["files"] if file.exists() else {}
     if "files" in task:
-        result = decode_all(folder, [Path(file) for file in task["files"]])
+        result |= decode_all(folder, [Path(name) for name in task["files"]])
     else:
         encode_all(folder, task["kodak"] and Path(task["kodak"]))
-        result = {}
-    (folder / "result.json").write_text(
-        json.dumps({"found": found_settings(task["settings"]), "files": result})
-    )
+    file.write_text(json.dumps({"found": found_settings(task["settings"]), "files": result}))
 
 
 # ------------------------------------------------------------------------------------------ all of them
@@ -225,9 +222,10 @@ def result_of(variant: Variant, folder: Path, task: dict[str, Any]) -> dict[str,
             "NIC_PRECISION": "float32",
             **variant.environment,
         }
-        task = {"folder": str(folder), "settings": variant.settings, **task}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "task.json").write_text(json.dumps({"settings": variant.settings, **task}))
         subprocess.run(
-            [variant.python, __file__, "--compute", json.dumps(task)],
+            [variant.python, __file__, "--compute", str(folder)],
             env={**unset, "PYTHONPATH": str(ROOT), **environment},
             check=True,
         )
@@ -298,6 +296,6 @@ def report(
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--compute"]:
-        compute(json.loads(sys.argv[2]))
+        compute(Path(sys.argv[2]), json.loads(Path(sys.argv[2], "task.json").read_text()))
     else:
         sys.exit(main())
