@@ -309,7 +309,7 @@ def run(minutes: float, seed: int, files: dict[str, bytes], go_on: bool, decode:
     start = shown = time.monotonic()
     while time.monotonic() - start < 60 * minutes and (go_on or not findings):
         way = str(rng.choice([*WAYS], p=SHARES)) if rng.random() < decode else "parse"
-        levels = cheap if way == "parse" and rng.random() < 0.98 else [*LEVELS]
+        levels = cheap if way == "parse" else [*LEVELS]
         level, data = mutate(few, rng, levels)
         try:
             outcome, part = watched(data, honest, way)
