@@ -3,10 +3,11 @@
     python tests/tools/efforts.py kodak/ --tune psnr --qualities 0.5 0.3 --log psnr.jsonl
     python tests/tools/efforts.py --from psnr.jsonl ms-ssim.jsonl
 
-Whole files, one thread; with --crop 384x256 the middles of the pictures. The bytes are compared with effort 1 at equal quality of the picture: on the curve of
-the same picture at effort 1 (PCHIP through the logarithms). Loss is what an effort minimises, bits + λ·distortion
-of the file and of what it decodes to. Seconds are those of the processor. AVIF is Pillow's at speed 0, 4:4:4 and
-quality 50. A run that was ended goes on where the log ends. Needs the extra `bench`."""
+Whole files, one thread; with --crop 384x256 the middles of the pictures. Bytes are compared with effort 1 at
+equal quality: on the curve of the same picture at effort 1 (PCHIP through the logarithms). Loss is what an
+effort minimises, bits + λ·distortion of the file and of what it decodes to. Seconds are those of the
+processor. AVIF is Pillow's at speed 0, 4:4:4 and quality 50. A run that was ended goes on where its log ends.
+Needs the extra `bench`."""
 
 from __future__ import annotations
 
@@ -116,9 +117,8 @@ def table(found: list[Record]) -> None:
     by_point: dict[tuple[str, float, int], dict[str, Record]] = defaultdict(dict)
     for r in found:
         by_point[r["codec"], r["quality"], r["effort"]][r["picture"]] = r
-    print(
-        "| tune | quality | effort | pictures | bytes at equal metric | worst | SSIMULACRA2 | loss | s/MP | × |"
-    )
+    head = "tune", "quality", "effort", "pictures", "bytes at equal metric", "worst", "SSIMULACRA2", "loss"
+    print("| " + " | ".join((*head, "s/MP", "×")) + " |")
     print("|---" * 10 + "|")
     for (codec, quality, effort), pictures in sorted(by_point.items()):
         if codec == "avif":
