@@ -175,4 +175,6 @@ class ResidualBlock(nn.Module):
         channels = x.shape[1]
         hidden = channels * self.conv1.out_channels // self.conv1.in_channels
         h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
-        return self.conv2(h, channels).add_(x)
+        y = self.conv2(h, channels)
+        # In place where there is no gradient: that of a changed view is copied four times.
+        return x + y if torch.is_grad_enabled() else y.add_(x)

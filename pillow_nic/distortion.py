@@ -34,8 +34,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Distortion:
-    """What a tune minimises beside the rate, for an original (B, 3, H, W) in 0…1, of which what is needed again
-    and again is computed once."""
+    """What a tune minimises beside the rate, against an original (B, 3, H, W) in 0…1 that is looked at
+    once."""
 
     def __init__(self, tune: str, x: Tensor) -> None:
         self.x, self.similarity = x, None if tune == "psnr" else Similarity(x)
