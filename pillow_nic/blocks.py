@@ -251,6 +251,8 @@ class ResidualBlock(nn.Module):
 
         def block(rows: slice) -> Tensor:
             h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), x, rows)
-            return self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels).add_(x[:, :, rows])
+            y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels), x[:, :, rows]
+            # In place where there is no gradient: that of a changed view is copied four times.
+            return part + y if torch.is_grad_enabled() else y.add_(part)
 
         return in_strips(block, x.shape[2], x.shape[3])
