@@ -294,9 +294,7 @@ class IntegerHyperSynthesis:
         with _calling_thread:
             return self._table_indices(symbols, rate_point, delta, channels, each)
 
-    def _table_indices(
-        self, symbols: Array, rate_point: int, delta: int, channels: int, each: Each
-    ) -> Array:
+    def _table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int, each: Each) -> Array:
         x = self.hyper_input(symbols, rate_point)
         for layer in self.layers[:-1]:
             x = layer(x, each)

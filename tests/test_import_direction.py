@@ -35,6 +35,7 @@ FLOORS = (
         "distortion",
         "targets",
         "blocks",
+        "config",
         "entropy",
         "entropy_tables",
         "integer_net",
