@@ -27,27 +27,43 @@ _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 _LEAST = 1e-4  # of a scale's similarity: a power of it has a gradient
+_BLOCK = 32  # places along a line whose means one row of a matrix product gives
 _STRIP = 1 << 19  # samples of one colour that are compared at once
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def loss(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
-    """What a tune minimises beside the rate, (B,) in 8-bit levels², for pictures (B, 3, H, W) in 0…1."""
-    mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
-    if tune == "psnr":
-        return mse
-    return (1 - MSE_SHARE) * MS_SSIM_SCALE * (1 - ms_ssim(x, x_hat)) + MSE_SHARE * mse
+class Distortion:
+    """What a tune minimises beside the rate, against an original (B, 3, H, W) in 0…1 that is looked at
+    once."""
+
+    def __init__(self, tune: str, x: Tensor) -> None:
+        self.x, self.similarity = x, None if tune == "psnr" else Similarity(x)
+
+    def __call__(self, x_hat: Tensor) -> Tensor:
+        """(B,), in 8-bit levels²."""
+        mse = (x_hat - self.x).square().mean((1, 2, 3)) * 255**2
+        if self.similarity is None:
+            return mse
+        return (1 - MSE_SHARE) * MS_SSIM_SCALE * (1 - self.similarity(x_hat)) + MSE_SHARE * mse
 
 
-def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """MS-SSIM of each picture, (B,)."""
-    found: list[Tensor] = []
-    for left in reversed(range(scales(x.shape[2], x.shape[3]))):
-        if found:
-            x, x_hat = (F.avg_pool2d(_padded(t), 2) for t in (x, x_hat))
-        found.append(_compare(x, x_hat, _window(x.shape[2], x.shape[3]))[left > 0].mean((2, 3)))
-    return _joined(found)
+class Similarity:
+    """MS-SSIM with an original (B, 3, H, W) in 0…1."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.scales = [_Scale(x)]
+        for _ in range(scales(x.shape[2], x.shape[3]) - 1):
+            self.scales.append(_Scale(_halved(self.scales[-1].x)))
+
+    def __call__(self, x_hat: Tensor) -> Tensor:
+        """(B,)."""
+        *larger, last = self.scales
+        found: list[Tensor] = []
+        for scale in larger:
+            found.append(scale.structure(x_hat).mean((2, 3)))
+            x_hat = _halved(x_hat)
+        return _joined([*found, last.similarity(x_hat).mean((2, 3))])
 
 
 def scales(height: int, width: int) -> int:
@@ -68,18 +84,67 @@ def _window(height: int, width: int) -> int:
     return min(_WINDOW, *(side - 1 + side % 2 for side in (height, width)))
 
 
-def _compare(x: Tensor, x_hat: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """SSIM, and its part that compares structure, at each place of a window of that size."""
-    distance = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
-    window = torch.exp(-(distance**2) / (2 * _SIGMA**2))
-    window = window / window.sum()
+class _Scale:
+    """An original at one scale, and what a window sees of it at each place."""
 
-    maps = torch.cat([x, x_hat, x * x + x_hat * x_hat, x * x_hat]).flatten(0, 1)[:, None]
-    maps = F.conv2d(F.conv2d(maps, window[None, None, :, None]), window[None, None, None])
-    a, b, squares, products = maps.reshape(-1, x.shape[1], *maps.shape[2:]).chunk(4)
-    ab, both = a * b, a * a + b * b
-    structure = (2 * (products - ab) + _C2) / (squares - both + _C2)
-    return (2 * ab + _C1) / (both + _C1) * structure, structure
+    def __init__(self, x: Tensor, size: int | None = None) -> None:
+        self.x, self.size = x, size or _window(x.shape[2], x.shape[3])
+        self.mean, squares = _Blur.apply(torch.stack([x, x * x]), self.size)
+        self.square = self.mean * self.mean
+        self.variance = squares - self.square
+
+    def structure(self, x_hat: Tensor) -> Tensor:
+        """The part of SSIM that compares structure."""
+        return self._compare(x_hat)[0]
+
+    def similarity(self, x_hat: Tensor) -> Tensor:
+        """SSIM."""
+        structure, product, square = self._compare(x_hat)
+        return (2 * product + _C1) / (self.square + square + _C1) * structure
+
+    def _compare(self, x_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Structure, the product of both means, the square of the other's."""
+        maps = torch.stack([x_hat, x_hat * x_hat, self.x * x_hat])
+        mean, squares, products = _Blur.apply(maps, self.size)
+        product, square = self.mean * mean, mean * mean
+        covariance, variances = products - product, self.variance + squares - square
+        return (2 * covariance + _C2) / (variances + _C2), product, square
+
+
+class _Blur(torch.autograd.Function):
+    """Means of a Gaussian window at each place where it fits. Its gradient is the same of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, planes: Tensor, size: int) -> Tensor:
+        ctx.size = size
+        return _blurred(planes, size)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _blurred(F.pad(gradients[0], (ctx.size - 1,) * 4), ctx.size), None
+
+
+def _blurred(planes: Tensor, size: int) -> Tensor:
+    """By products with a band of the window's weights, which take a twentieth of a convolution's time: along
+    all rows of all planes as one line, then down them as one column, without what lies across their ends."""
+    height, width = planes.shape[-2:]
+    rows = planes.numel() // width
+    distance = torch.arange(size, dtype=planes.dtype, device=planes.device) - size // 2
+    window = torch.exp(-(distance**2) / (2 * _SIGMA**2))
+    band = F.pad((window / window.sum()).expand(_BLOCK, -1), (0, _BLOCK))
+    band = band.flatten()[: _BLOCK * (_BLOCK + size - 1)].reshape(_BLOCK, -1)  # each row one further right
+
+    def blocks(line: Tensor) -> Tensor:
+        line = F.pad(line, (0,) * (2 * line.dim() - 1) + (-len(line) % _BLOCK + size - 1,))
+        return line.unfold(0, _BLOCK + size - 1, _BLOCK)
+
+    line = (blocks(planes.reshape(-1)) @ band.T).flatten()[: rows * width]
+    column = (band @ blocks(line.view(rows, width)).transpose(1, 2)).flatten(0, 1)[:rows]
+    return column.view(planes.shape)[..., : height - size + 1, : width - size + 1]
+
+
+def _halved(x: Tensor) -> Tensor:
+    return F.avg_pool2d(_padded(x), 2)
 
 
 def _padded(x: Tensor) -> Tensor:
@@ -108,7 +173,8 @@ def similarity(before: Pixels, after: Pixels, threads: int) -> float:
 
     def compare(start: int) -> Tensor:
         a, b = (_floats(t[:, :, start : start + rows + size - 1]) for t in pair)
-        return _compare(a, b, size)[not last].sum((2, 3), dtype=torch.float64)
+        scale = _Scale(a, size)
+        return (scale.similarity if last else scale.structure)(b).sum((2, 3), dtype=torch.float64)
 
     def halved(t: Tensor) -> Tensor:
         t = _padded(t)

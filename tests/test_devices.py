@@ -134,8 +134,8 @@ def on_meta(
     monkeypatch.setattr(weights, "pick_device", lambda device=None: torch.device(device or META))
     monkeypatch.setattr(workers._thread, "is_worker", True, raising=False)
     effort = options.TOP_EFFORT
-    few = replace(refinement.SCHEDULES[effort], iterations=2)
-    monkeypatch.setitem(refinement.SCHEDULES, effort, few)
+    few = tuple(replace(stage, iterations=1) for stage in refinement.STAGES[effort])
+    monkeypatch.setitem(refinement.STAGES, effort, few)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     with torch.no_grad(), OneDevice():
         yield model

@@ -30,14 +30,17 @@ def test_ms_ssim_is_that_of_pytorch_msssim(shape: tuple[int, int]) -> None:
     after = noisy(before)
     x, y = tensor(before), tensor(after)
     expected = reference(x, y, data_range=1.0).item()
-    assert distortion.ms_ssim(x, y).item() == pytest.approx(expected, abs=1e-6)
+    assert distortion.Similarity(x)(y).item() == pytest.approx(expected, abs=1e-6)
     assert distortion.similarity(before, after, 2) == pytest.approx(expected, abs=1e-6)
 
 
 def test_gradient_of_ms_ssim_is_that_of_pytorch_msssim() -> None:
     before = whole_photo()[:176, :176]
     gradients = []
-    for similarity in (distortion.ms_ssim, lambda a, b: reference(b, a, data_range=1.0)):
+    for similarity in (
+        lambda a, b: distortion.Similarity(a)(b),
+        lambda a, b: reference(b, a, data_range=1.0),
+    ):
         y = tensor(noisy(before)).requires_grad_(True)
         similarity(tensor(before), y).sum().backward()
         assert y.grad is not None
@@ -63,7 +66,7 @@ def test_small_pictures_have_fewer_scales(size: tuple[int, int], scales: int) ->
     before = pixels(size=size)
     after = noisy(before, 30)
     assert distortion.scales(size[1], size[0]) == scales
-    found = distortion.ms_ssim(tensor(before), tensor(after)).item()
+    found = distortion.Similarity(tensor(before))(tensor(after)).item()
     assert 0 < found < 1
     assert distortion.similarity(before, after, 1) == pytest.approx(found, abs=1e-6)
     assert distortion.similarity(before, before, 1) == pytest.approx(1, abs=1e-6)
@@ -73,9 +76,9 @@ def test_losses() -> None:
     before = whole_photo()[:192, :192]
     x, y = tensor(before), tensor(noisy(before))
     mse = 255**2 * (x - y).square().mean().item()
-    assert distortion.loss("psnr", x, y).tolist() == pytest.approx([mse])
+    assert distortion.Distortion("psnr", x)(y).tolist() == pytest.approx([mse])
     expected = 0.9 * 1270 * (1 - reference(x, y, data_range=1.0).item()) + 0.1 * mse
-    assert distortion.loss("ms-ssim", x, y).tolist() == pytest.approx([expected], rel=1e-3)
+    assert distortion.Distortion("ms-ssim", x)(y).tolist() == pytest.approx([expected], rel=1e-3)
 
 
 def test_psnr_is_over_what_can_be_seen() -> None:

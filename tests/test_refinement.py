@@ -24,9 +24,9 @@ from pillow_nic.tiling import tiles
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for effort, iterations in ((2, 2), (3, 4)):
-        schedule = replace(refinement.SCHEDULES[effort], iterations=iterations)
-        monkeypatch.setitem(refinement.SCHEDULES, effort, schedule)
+    for effort, stages in refinement.STAGES.items():
+        few = tuple(replace(stage, iterations=2) for stage in stages)
+        monkeypatch.setitem(refinement.STAGES, effort, few)
 
 
 def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple[float, float]:
@@ -37,7 +37,7 @@ def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple
         torch.from_numpy(np.array(t)).permute(2, 0, 1)[None].float() / 255
         for t in (picture, pillow_nic.decode(data))
     )
-    error = float(distortion.loss(tune, x, y)) * picture.shape[0] * picture.shape[1]
+    error = float(distortion.Distortion(tune, x)(y)) * picture.shape[0] * picture.shape[1]
     return 8 * len(data), 8 * len(data) + lmbda * error
 
 
@@ -156,8 +156,8 @@ def test_the_estimated_bits_are_those_of_the_file(tiny: weights.Model) -> None:
     def bits() -> tuple[float, float]:
         tile = task.known(next(tiles(5, 4, 64)), start)
         zero, coded = task.tables(start.indices)
-        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator(), 0.0)
-        coder.begin(y[:, : task.channels], 1e-3)
+        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator())
+        coder.begin(y[:, : task.channels], 1e-3, 0.0)
         refinement.code_groups(tiny.network, tile.side.features, task.point, coder, header.groups)
         w = torch.from_numpy(start.symbols)[None].long()
         return float(coder.bits), float(task.costs[zero + w].sum())

@@ -8,7 +8,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
-from ..distortion import loss, ms_ssim
+from ..distortion import Distortion, Similarity
 from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
 
@@ -81,13 +81,13 @@ def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
 def distortion(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
     """What a tune minimises beside the rate, (B,) in 8-bit levels²."""
     with torch.autocast(x.device.type, enabled=False):
-        return loss(tune, x, x_hat.float())
+        return Distortion(tune, x)(x_hat.float())
 
 
 def similarity(x: Tensor, x_hat: Tensor) -> Tensor:
     """MS-SSIM of each picture, (B,)."""
     with torch.autocast(x.device.type, enabled=False):
-        return ms_ssim(x, x_hat.float())
+        return Similarity(x)(x_hat.float())
 
 
 TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM"}
