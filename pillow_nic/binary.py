@@ -27,14 +27,20 @@ Source: TypeAlias = Buffer | str | PathLike[str] | Readable
 
 
 class Reader:
-    """Takes exact numbers of bytes and knows the offset, for the messages."""
+    """Takes exact numbers of bytes and knows the offset, for the messages. ``what`` is for them, too: only
+    there is it made a text."""
 
     def __init__(self, read: Callable[[int], bytes | memoryview]) -> None:
         self._read = read
         self.offset = 0
 
-    def take(self, size: int, what: str) -> bytes | memoryview:
+    def take(self, size: int, what: object) -> bytes | memoryview:
         data = self._read(size)
+        self._check(data, size, what)
+        return data
+
+    def _check(self, data: bytes | memoryview, size: int, what: object) -> None:
+        """That so many bytes came, which are behind the reader then."""
         if len(data) < size:
             raise TruncatedError(
                 f"{what}: the file ends at byte {self.offset + len(data)}, "
@@ -42,18 +48,27 @@ class Reader:
                 needed=self.offset + size,
             )
         self.offset += size
-        return data
 
-    def u32(self, what: str) -> int:
+    def expect(self, expected: bytes, otherwise: str, what: object) -> None:
+        """BitstreamError, ``otherwise``, for other bytes, also if the file ends before all of them."""
+        data = bytes(self._read(len(expected)))
+        for i, (one, other) in enumerate(zip(data, expected, strict=False)):
+            if one != other:
+                raise BitstreamError(f"{otherwise} at byte {self.offset + i}")
+        self._check(data, len(expected), what)
+
+    def u32(self, what: object) -> int:
         return int.from_bytes(self.take(4, what), "little")
 
-    def varint(self, what: str) -> tuple[int, bytes]:
+    def varint(self, what: object) -> tuple[int, bytes]:
         """A number below 2**32 in the fewest bytes, and those bytes."""
-        start, raw = self.offset, bytearray()
-        while not raw or (raw[-1] & 0x80 and len(raw) < 5):
+        start, raw = self.offset, bytearray(self.take(1, what))
+        if raw[0] < 0x80:  # of most, and of those that a hostile file has many of
+            return raw[0], bytes(raw)
+        while raw[-1] & 0x80 and len(raw) < 5:
             raw += self.take(1, what)
         value = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(raw))
-        if raw[-1] & 0x80 or value >= 1 << 32 or (len(raw) > 1 and raw[-1] == 0):
+        if raw[-1] & 0x80 or value >= 1 << 32 or raw[-1] == 0:
             raise BitstreamError(f"{what}: malformed number at byte {start}")
         return value, bytes(raw)
 

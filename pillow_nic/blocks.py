@@ -3,9 +3,13 @@ residual blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import winograd, workers
 
 
 class Conv2d(nn.Conv2d):
@@ -46,6 +50,7 @@ class SlimConv2d(Conv2d):
     ) -> None:
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self._filters: tuple[Tensor, int, Tensor] | None = None
 
     def start(self) -> None:
         if self.std is None:
@@ -57,11 +62,26 @@ class SlimConv2d(Conv2d):
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         return self.scaled(x, None, None, out)
 
+    def used(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias in the order of what comes out."""
+        return self.weight, bias_of(self)
+
+    def filters(self, channels: int, out: int | None) -> Tensor:
+        """A part of the weights as `winograd.convolve` wants them; kept until they change."""
+        held, weight = self._filters, self.weight
+        if held is None or held[0] is not weight or held[1] != weight._version:
+            held = self._filters = (weight, weight._version, winograd.filters(self.used()[0]))
+        return held[2][:, :channels, :out]
+
     def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:
         """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs
         nothing."""
-        weight, bias = self.weight[:out, : x.shape[1]], bias_of(self)[:out]
+        weight, bias = self.used()
+        weight, bias = weight[:out, : x.shape[1]], bias[:out]
         if scale is None or shift is None:
+            if self.kernel_size == (3, 3) and self.padding == (1, 1) and winograd.suits(x):
+                filters = self.filters(x.shape[1], out)
+                return winograd.convolve(x, filters, lambda sums, _: sums.add_(bias), len(bias))
             return self._product(x, weight, bias)
         scale, shift = scale[:, :out], shift[:, :out]
         if scale.shape[0] == 1:
@@ -80,11 +100,32 @@ class SlimConv2d(Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
+class PaintingConv2d(SlimConv2d):
+    """A convolution whose outputs are the patches of a picture; they come in the order of `to_patches`."""
+
+    def used(self) -> tuple[Tensor, Tensor]:
+        return patch_order(self.weight, 0), patch_order(bias_of(self), 0)
+
+
 ALL = slice(None)
 """All rows of a plane."""
 
 
-def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
+STRIP = 1024
+"""Positions of a strip."""
+
+
+def in_strips(action: Callable[[slice], Tensor], height: int, width: int) -> Tensor:
+    """Rows of features (B, C, h, w) from ``action`` of some of ``height`` × ``width``, joined. In inference
+    mode on strips of some rows, always the same, which the threads share that `workers.each` has granted."""
+    rows = -(-STRIP // width)
+    if height <= rows or not torch.is_inference_mode_enabled():
+        return action(ALL)
+    strips = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return torch.cat(workers.each_within(action, strips), 2)
+
+
+def in_rows(conv: Callable[[Tensor], Tensor], plane: Tensor, rows: slice) -> Tensor:
     """Some rows of a 3×3 convolution of a plane (B, C, h, w), zeros around it."""
     start, stop, _ = rows.indices(plane.shape[2])
     first = max(start - 1, 0)
@@ -174,7 +215,21 @@ class ResidualBlock(nn.Module):
         scale, shift = self.conditioning(point, width)
         channels = x.shape[1]
         hidden = channels * self.conv1.out_channels // self.conv1.in_channels
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
-        y = self.conv2(h, channels)
-        # In place where there is no gradient: that of a changed view is copied four times.
-        return x + y if torch.is_grad_enabled() else y.add_(x)
+        if winograd.suits(x):
+            scale, shift = (t[:, None, :hidden] for t in (scale, shift + scale * bias_of(self.conv1)))
+            weight, bias = self.conv2.weight[:channels, :hidden, 0, 0], bias_of(self.conv2)[:channels]
+
+            def rest(sums: Tensor, pictures: slice) -> Tensor:
+                part = pictures if scale.shape[0] > 1 else ALL
+                h = torch.addcmul(shift[part], sums, scale[part], out=sums)
+                return F.linear(F.leaky_relu(h, 0.1, inplace=True), weight, bias)
+
+            return winograd.convolve(x, self.conv1.filters(channels, hidden), rest, channels, x)
+
+        def block(rows: slice) -> Tensor:
+            h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), x, rows)
+            y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels), x[:, :, rows]
+            # In place where there is no gradient: that of a changed view is copied four times.
+            return part + y if torch.is_grad_enabled() else y.add_(part)
+
+        return in_strips(block, x.shape[2], x.shape[3])

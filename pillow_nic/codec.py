@@ -262,5 +262,5 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: 
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), threads, side), threads)
+    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), side), threads)
     return y

@@ -18,7 +18,7 @@ from zlib import crc32
 from .binary import Buffer, Readable, Reader, from_memory, reading, varint
 from .errors import BitstreamError, TruncatedError
 from .header import Header, dump_header, header_faults, take_header
-from .streams import CELLS_BYTES, CELLS_TAG, Row, cells_fault, is_lossless, rows_of, stream_crc
+from .streams import CELLS_BYTES, CELLS_TAG, Place, Row, cells_fault, is_lossless, rows_of, stream_crc
 
 # In the order in which they are written. CELL and ALPH are the only critical chunks and the last ones, ALPH
 # behind the other, so that a reader of metadata can stop before it.
@@ -201,8 +201,8 @@ def _faults(container: Container) -> Iterator[str]:
     if len(container.exact) != rows[0].tiles:
         yield f"{len(container.exact)} streams of exact cells do not fit {rows[0].tiles} exact tiles"
     for row, payloads in zip(rows, [container.exact, *streams], strict=False):
-        for tile, payload in enumerate(payloads):
-            if len(payload) > (limit := row.limit(tile)):
+        for tile, (payload, limit) in enumerate(zip(payloads, row.limits(), strict=False)):
+            if len(payload) > limit:
                 yield f"{row.name(tile)}: {len(payload)} bytes are more than the limit of {limit}"
 
 
@@ -295,15 +295,15 @@ def _take_lengths(reader: Reader, rows: list[Row]) -> list[list[int]]:
     missing = sum(row.tiles for row in rows)
     for row in rows:
         lengths.append([])
-        for tile in range(row.tiles):
-            place = f"length of the {row.name(tile)}, at byte {reader.offset}"
+        for tile, limit in enumerate(row.limits()):
+            place = Place(row, tile, reader.offset, "length of the ")
             missing -= 1
             try:
                 length, _ = reader.varint(place)
             except TruncatedError as error:  # at least a byte for each that is to come
                 error.needed += missing
                 raise
-            if length > (limit := row.limit(tile)):
+            if length > limit:
                 raise BitstreamError(f"{place}: {length} bytes are more than the limit of {limit}")
             lengths[-1].append(length)
     return lengths
@@ -313,7 +313,7 @@ def _take_row(reader: Reader, row: Row, lengths: list[int], seed: int) -> list[b
     """The streams of one row, tile by tile, their CRCs checked."""
     streams = []
     for tile, length in enumerate(lengths):
-        place = f"{row.name(tile)}, at byte {reader.offset}"
+        place = Place(row, tile, reader.offset)
         crc = reader.u32(place)
         payload = reader.take(length, place)
         if crc != stream_crc(seed, row.layer, tile, payload):

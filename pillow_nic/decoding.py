@@ -223,5 +223,5 @@ def _synthesise(
             place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
     halo = _synthesis_halo(model.config)
-    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window), threads)
+    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, side, window), threads)
     return out

@@ -21,6 +21,7 @@ MAX_SIDE = 1 << 20
 MAX_PIXELS = 1 << 30
 MAX_GROUPS = 32
 MAX_TILES = 1 << 14
+MAX_STREAMS = 1 << 17
 TILE_LOG2_RANGE = (6, 11)
 SMALL_TILE_LOG2, MAX_SMALL_TILES = 7, 16
 MAX_MODEL_NAME = 32
@@ -129,6 +130,8 @@ def header_faults(header: Header) -> Iterator[str]:
     most = MAX_TILES if header.tile_log2 > SMALL_TILE_LOG2 else MAX_SMALL_TILES
     if header.tiles > most:
         yield f"{header.tiles} tiles of {header.tile_size} pixels are more than {most}"
+    if header.tiles * header.layers > MAX_STREAMS:
+        yield f"{header.layers} layers of {header.tiles} tiles are more than {MAX_STREAMS} streams"
     if len(header.model) > MAX_MODEL_NAME or not _MODEL_NAME.fullmatch(header.model):
         yield f"model name {header.model!r} is not 1 to {MAX_MODEL_NAME} letters, digits, '.', '_' or '-'"
     if header.model == NO_MODEL and ends != (1,):
@@ -170,10 +173,8 @@ def take_header(reader: Reader) -> tuple[Header, int]:
         raw.extend(piece)
         return value
 
-    # Byte by byte, so that a short file that is something else is told from a short file of ours.
-    for i in range(len(SIGNATURE)):
-        if take(1) != SIGNATURE[i : i + 1]:
-            raise BitstreamError(f"not a NIC file: the signature differs at byte {i}")
+    reader.expect(SIGNATURE, "not a NIC file: the signature differs", "header")
+    raw.extend(SIGNATURE)
     version, mode = take(2)
     if version != VERSION:
         raise BitstreamError(f"header: format version {version} at byte 8, this reader knows {VERSION}")

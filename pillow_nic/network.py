@@ -37,15 +37,17 @@ from .blocks import (
     Conv2d,
     ConvTranspose2d,
     GainUnit,
+    PaintingConv2d,
     ResidualBlock,
     SlimConv2d,
     bias_of,
     from_patches,
     in_rows,
+    in_strips,
     patch_order,
     to_patches,
-    widened,
 )
+from .stepwise import StepwiseContext
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
@@ -206,19 +208,27 @@ class SynthesisTransform(nn.Module):
         self.up = SlimConv2d(c16, 4 * c8, 1)
         self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = SlimConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
+        self.head = PaintingConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
         if config.preview:
             self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
 
     def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
-        linear = self._linear(y_hat, 1)
         channels = self.config.widths[width].channels_8
-        h = F.pixel_shuffle(self.up(self._body(y_hat, point, width), 4 * channels), 2)
+        body = self._body(y_hat, point, width)
+
+        def up(rows: slice) -> Tensor:
+            return F.pixel_shuffle(self.up(body[:, :, rows], 4 * channels), 2)
+
+        h = in_strips(up, *body.shape[2:])
         for block in self.blocks_8:
             h = block(h, point, width)
-        weight, bias = patch_order(self.head.weight[:, : h.shape[1]], 0), patch_order(bias_of(self.head), 0)
-        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
-        return linear + from_patches(painted.float().permute(0, 2, 3, 1), 8)
+        painted = self.head(h)
+
+        def paint(rows: slice) -> Tensor:
+            part = painted.permute(0, 2, 3, 1).reshape(len(painted), -1, 2, painted.shape[3], 192)[:, rows]
+            return self._linear(y_hat[:, :, rows], 1).add_(from_patches(part.flatten(1, 2).float(), 8))
+
+        return in_strips(paint, *y_hat.shape[2:])
 
     def reduced(self, y_hat: Tensor, point: Tensor, factor: int, width: int = -1) -> Tensor:
         """The picture at 1/factor of its size, (B, 3, 16·h/factor, 16·w/factor) for a factor of 2, 4, 8 or
@@ -245,7 +255,10 @@ class SynthesisTransform(nn.Module):
             return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
 
     def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
-        h = self.stem(y_hat.to(self.precision), self.config.widths[width].channels_16)
+        def stem(rows: slice) -> Tensor:
+            return self.stem(y_hat[:, :, rows].to(self.precision), self.config.widths[width].channels_16)
+
+        h = in_strips(stem, *y_hat.shape[2:])
         for block in self.blocks_16:
             h = block(h, point, width)
         return h
@@ -393,47 +406,6 @@ class ChannelContext(nn.Module):
         return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)
 
 
-class StepwiseContextStep(nn.Module):
-    """μ of one group (and phase) from the hyper features and all that is decoded already (nic-1)."""
-
-    def __init__(self, config: NetworkConfig, group: int, phase: int) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        seen = config.group_ends[group] - (config.groups[group] if phase == 0 else 0)
-        self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=(0, 1))
-        self.conditioning = Conditioning(config.rate_points, hidden)
-        self.conv2 = SlimConv2d(hidden, hidden, 1)
-        self.head = SlimConv2d(hidden, config.groups[group], 1, std=0.0)
-
-    def forward(self, state: Tensor, point: Tensor) -> Tensor:
-        h = F.leaky_relu(self.conv1.scaled(state, *self.conditioning(point)), 0.1)
-        return self.head(F.leaky_relu(self.conv2(h), 0.1)).float()
-
-
-class StepwiseContext(nn.Module):
-    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, with a row more on
-    either side, of zeros where there is none."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.step_nets = nn.ModuleList(StepwiseContextStep(config, g, p) for g, p in config.steps)
-        self.starts = [
-            config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
-        ]
-
-    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        return widened(features, rows)
-
-    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        start, value = self.starts[group], widened(value, rows)
-        if state.shape[1] > start:  # the second phase
-            value = state[:, start:] + value
-        return torch.cat([state[:, :start], value.to(state.dtype)], 1)
-
-    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.step_nets[step](state, point), None
-
-
 class Network(nn.Module):
     """All parts of one model. It has no forward of its own: entropy_model.py and codec.py join the parts.
 
@@ -448,7 +420,13 @@ class Network(nn.Module):
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
         self.features = HyperFeatures(config)
-        self.context = StepwiseContext(config) if config.stepwise_context else ChannelContext(config)
+        self.context = (
+            StepwiseContext(
+                config.features, config.groups, config.steps, config.context_hidden, config.rate_points
+            )
+            if config.stepwise_context
+            else ChannelContext(config)
+        )
         self.gain = GainUnit(config.rate_points, config.latent_channels)
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
         if start:

@@ -31,18 +31,38 @@ class Row(NamedTuple):
         what = "exact cells" if self.layer == EXACT else f"stream of layer {self.layer + 1}"
         return f"{what}, tile {tile + 1}"
 
-    def limit(self, tile: int) -> int:
-        """8 bytes for each of 1024 channels at each latent position (16x16 pixels), less than 2**28; of exact
-        cells 4 bytes for each pixel, more than any lossless coder's worst case."""
-        row, column = divmod(tile, grid(self.header, self.tile_log2)[0])
+    def limits(self) -> list[int]:
+        """Of each tile's payload: 8 bytes for each of 1024 channels at each latent position (16x16 pixels),
+        less than 2**28; of exact cells 4 bytes for each pixel, more than any lossless coder's worst case."""
+        if not self.tiles:
+            return []
         side = 1 << self.tile_log2
-        width = min(side, self.header.width - column * side)
-        height = min(side, self.header.height - row * side)
+        columns, rows = grid(self.header, self.tile_log2)
+        last = self.header.width - (columns - 1) * side, self.header.height - (rows - 1) * side
+
+        def row(height: int) -> list[int]:
+            return [self._limit(side, height)] * (columns - 1) + [self._limit(last[0], height)]
+
+        return row(side) * (rows - 1) + row(last[1])
+
+    def _limit(self, width: int, height: int) -> int:
         if self.layer == EXACT:
             return 4096 + 4 * width * height
         if self.header.model == NO_MODEL:
             return 0
         return 64 + 8 * 1024 * -(-width // 16) * -(-height // 16)
+
+
+class Place(NamedTuple):
+    """A stream or its length, for messages."""
+
+    row: Row
+    tile: int
+    offset: int
+    before: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.row.name(self.tile)}, at byte {self.offset}"
 
 
 def rows_of(header: Header, chunks: dict[str, bytes]) -> list[Row]:

@@ -77,8 +77,9 @@ def test_comparison(
     anchors_file(folder / "a.json", ["one.png"])
     outputs = ["--json", "out.json", "--plot", "out.svg"]
     chosen = ["--efforts", "0", "1", "--qualities", "0", "0.5", "1", "--codecs", "webp-m6"]
-    assert bench(*chosen, *outputs, "--anchors", "a.json") == 0
+    assert bench(*chosen, *outputs, "--anchors", "a.json", "--split", "0.5") == 0
     text = capsys.readouterr().out
+    assert re.findall(r"the other's from (.*) bpp", text) == ["0.1 to 1.5", "0.1 to 0.5", "0.5 to 1.5"]
     assert re.search(
         r"^nic-ms-ssim-e0: nic-1-ms .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
     )
@@ -258,6 +259,8 @@ def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ["--speed", "1", "--monotone"],
         ["--codecs", "gif"],
         ["--metrics", "vmaf"],
+        ["--split", "1.5"],
+        ["--split", "half"],
         ["--efforts", "7"],
         ["--plot", "plot.gif"],
         ["--plot", "missing/plot.png"],

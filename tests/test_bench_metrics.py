@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +68,51 @@ def test_ssimulacra2() -> None:
     assert metrics.ssimulacra2(a, a) == pytest.approx(100)
     assert 100 > metrics.ssimulacra2(a, little) > 80
     assert metrics.ssimulacra2(a, much) < 60
+
+
+FAKE_BUTTERAUGLI = """#!/bin/sh
+[ "$3 $4" = "--pnorm 3" ] || exit 1
+if cmp -s "$1" "$2"; then printf '0.0000000000\\n3-norm: 0.000000\\n'; exit; fi
+[ "$(head -c 2 "$1")" = P6 ] && printf '5.2128095627\\n3-norm: 1.590573\\n'
+"""
+
+
+def test_butteraugli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is not a library, so a script stands for it that says what the program says."""
+    program = tmp_path / metrics.BUTTERAUGLI
+    program.write_text(FAKE_BUTTERAUGLI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    a = pixels(size=(32, 24))
+    assert metrics.butteraugli(a, a) == 0
+    assert metrics.butteraugli(a, 255 - a) == 1.590573
+    assert METRICS["butteraugli"].on_curve(1.5) == -1.5
+    program.write_text("#!/bin/sh\necho what >&2\n")
+    with pytest.raises(OSError, match=r"^butteraugli_main failed: what$"):
+        metrics.butteraugli(a, a)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(OSError, match=r"^butteraugli_main is missing: .*libjxl-devtools"):
+        METRICS["butteraugli"].check()
+
+
+def test_cvvdp(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Judge:
+        def __init__(self, **options: object) -> None:
+            assert options["display_name"] == "standard_fhd"
+
+        def predict(self, test: np.ndarray, reference: np.ndarray, dim_order: str) -> tuple[float, None]:
+            assert dim_order == "HWC"
+            return 10 - float(np.abs(test.astype(int) - reference).mean()), None
+
+    metrics._cvvdp.cache_clear()
+    monkeypatch.setitem(sys.modules, "pycvvdp", SimpleNamespace(cvvdp=Judge))
+    a = np.full((32, 24, 3), 100, np.uint8)
+    assert metrics.cvvdp(a, a) == 10
+    assert metrics.cvvdp(a, a + np.uint8(2)) == 8
+    metrics._cvvdp.cache_clear()
+    monkeypatch.setitem(sys.modules, "pycvvdp", None)
+    with pytest.raises(ImportError, match=r"^cvvdp is missing: pip install cvvdp$"):
+        METRICS["cvvdp"].check()
 
 
 def test_implementations() -> None:

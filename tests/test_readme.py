@@ -176,9 +176,9 @@ def test_the_pipes_of_the_command(here: Path) -> None:
 
 
 def test_the_options_of_the_benchmark() -> None:
-    assert len(BENCH) == 8
+    assert len(BENCH) == 9
     for line in BENCH:
-        assert bench_arguments(shlex.split(line)[2:]).title in ("kodak", "photo.png")
+        assert bench_arguments(shlex.split(line)[2:]).title in ("kodak", "photos", "photo.png")
 
 
 # ---------------------------------------------------------------------------------------------------- pages

@@ -21,7 +21,7 @@ from . import rd_plot
 from .anchors import Point, load_published
 from .codecs import CODECS, QUALITIES, Codec
 from .measuring import curve, means, measure, progress, table
-from .metrics import ANCHOR_RATES, METRICS, BdRate, bd_rate, extra
+from .metrics import ANCHOR_RATES, DEFAULT_METRICS, METRICS, BdRate, bd_rate, extra
 from .settings import Settings
 
 Comparison = dict[str, dict[str, BdRate | str]]  # codec → metric → how .nic compares, or why there is none
@@ -29,7 +29,7 @@ Comparison = dict[str, dict[str, BdRate | str]]  # codec → metric → how .nic
 
 def comparison(settings: Settings, pictures: list[Path]) -> int:
     """The action of `nic bench`. 1 if a codec failed on a picture: it is left out, the others go on."""
-    metrics = [name for name in METRICS if name == "psnr" or name in (settings.metrics or METRICS)]
+    metrics = [name for name in METRICS if name == "psnr" or name in (settings.metrics or DEFAULT_METRICS)]
     ours = settings.nics(QUALITIES)
     others = [CODECS[name] for name in dict.fromkeys(CODECS if settings.codecs is None else settings.codecs)]
     codecs: list[Codec] = [*ours, *others]
@@ -44,16 +44,20 @@ def comparison(settings: Settings, pictures: list[Path]) -> int:
     print("bpp of whole files; means over the pictures, of seconds medians\n", *codecs, "", sep="\n")
     measured, failed = _measure_all(pictures, codecs, metrics)
     print(_table_of_points(measured, metrics))
-    compared = {
-        name: compare(measured[name], metrics, _without(name, {**measured, **published}))
-        for name in names[: len(ours)]
-        if name in measured
-    }
-    if compares:
-        low, high = ANCHOR_RATES
+
+    def compared(rates: tuple[float, float]) -> dict[str, Comparison]:
+        return {
+            name: compare(measured[name], metrics, _without(name, {**measured, **published}), rates)
+            for name in names[: len(ours)]
+            if name in measured
+        }
+
+    low, high = ANCHOR_RATES
+    parts = [(low, high)] + ([(low, settings.split), (settings.split, high)] if settings.split else [])
+    for low, high in parts if compares else ():
         print(f"\nBD-rate by PCHIP over log-rate, the other's from {low:g} to {high:g} bpp; below 0: .nic is")
         print("smaller; over: the interval that both curves reach; of: how much it is of the other's")
-        for name, rows in compared.items():
+        for name, rows in compared((low, high)).items():
             print("", _table_of_bd_rates(name, rows, metrics), sep="\n")
     if settings.json:
         content = {
@@ -62,7 +66,7 @@ def comparison(settings: Settings, pictures: list[Path]) -> int:
             "metrics": {name: METRICS[name].implementation for name in metrics},
             "environment": {"pillow_nic": __version__, "cores": os.cpu_count()},
             "codecs": {c.name: _described(c, measured[c.name]) for c in codecs if c.name in measured},
-            "bd_rate": compared,
+            "bd_rate": compared(ANCHOR_RATES),
         }
         settings.json.write_text(json.dumps(content, indent=1, default=asdict) + "\n", encoding="utf-8")
     if settings.plot:
@@ -91,8 +95,7 @@ def _check_before(
         if needed:
             extra(module)
     for metric in (METRICS[name] for name in metrics):
-        if metric.library:
-            extra(metric.library)
+        metric.check()
         for path in pictures:
             with Image.open(path) as im:
                 if min(im.size) < metric.least:
@@ -121,16 +124,20 @@ def _measure_all(
 
 
 def compare(
-    points: Sequence[Point], metrics: Sequence[str], others: Mapping[str, Sequence[Point]]
+    points: Sequence[Point],
+    metrics: Sequence[str],
+    others: Mapping[str, Sequence[Point]],
+    rates: tuple[float, float] = ANCHOR_RATES,
 ) -> Comparison:
-    """The BD-rate against each of the others in each metric, or why there is none."""
+    """The BD-rate against each of the others in each metric, or why there is none. ``rates``: those of the
+    other that count, in bpp."""
     result: Comparison = {}
     for name, theirs in others.items():
         result[name] = {}
         for metric in metrics:
             mine, other = curve(points, metric), curve(theirs, metric)
             try:
-                result[name][metric] = bd_rate(mine, other) if mine and other else "not measured alike"
+                result[name][metric] = bd_rate(mine, other, rates) if mine and other else "not measured alike"
             except ValueError as error:
                 result[name][metric] = str(error)
     return result

@@ -22,7 +22,7 @@ from ..options import TOP_EFFORT, TUNES, EncodeOptions
 from .anchors import PUBLISHED
 from .codecs import CODECS, SPEED_CODECS
 from .measuring import MONOTONE_QUALITIES, falls, measure, picture_files, progress
-from .metrics import METRICS
+from .metrics import ANCHOR_RATES, METRICS
 from .rd_plot import SUFFIXES
 from .settings import LARGE, Settings
 
@@ -53,6 +53,7 @@ _ACTIONS = {
         "qualities",
         "network_width",
         "metrics",
+        "split",
         "anchors",
         "against",
         "json",
@@ -95,8 +96,11 @@ def arguments(argv: Sequence[str]) -> Settings:
         help="network width, 1 for the narrowest (default: the codec's)",
     )
     add("--device", help="cpu, cuda, mps … (default: the environment's NIC_DEVICE, else the best there is)")
-    metrics = "psnr ms-ssim ssimulacra2; psnr comes with each of the others, which take time (default: all)"
+    names = ", ".join(name.replace("_", "-") for name in METRICS)
+    metrics = f"{names}; psnr comes with each of the others, which take time (default: the first three)"
     add("--metrics", nargs="+", type=_metric, metavar="METRIC", help=metrics)
+    split = "also print the BD-rates below and above this rate"
+    add("--split", type=_rate, metavar="BPP", help=split)
     add("--anchors", type=Path, metavar="FILE", help="published curves of other codecs, in JSON")
     add("--against", nargs="+", metavar="CODEC", help=f"of the anchors (default: {' '.join(PUBLISHED)})")
     add("--json", type=_output, metavar="FILE", help="write the numbers in the form of an anchors file")
@@ -154,8 +158,19 @@ def _megapixels(text: str) -> float:
 
 def _metric(text: str) -> str:
     if (name := text.lower().replace("-", "_")) not in METRICS:
-        raise argparse.ArgumentTypeError(f"{text} is none of psnr, ms-ssim, ssimulacra2")
+        known = ", ".join(name.replace("_", "-") for name in METRICS)
+        raise argparse.ArgumentTypeError(f"{text} is none of {known}")
     return name
+
+
+def _rate(text: str) -> float:
+    low, high = ANCHOR_RATES
+    try:
+        if low < float(text) < high:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g} bpp")
 
 
 def _output(text: str) -> Path:

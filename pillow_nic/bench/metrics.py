@@ -5,12 +5,19 @@ Pictures are H×W×3 arrays of uint8. Other libraries than numpy come from the e
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import itertools
 import math
+import operator
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -23,13 +30,13 @@ ANCHOR_RATES = (0.1, 1.5)  # bpp: what photographs are stored at
 Curve = Sequence[tuple[float, float]]  # (bpp, quality)
 
 
-def extra(module: str, distribution: str | None = None) -> Any:
-    """A module of the extra `bench`. ModuleNotFoundError that says what to install."""
+def extra(module: str, distribution: str | None = None, install: str = "'pillow-nic[bench]'") -> Any:
+    """A module of the extra `bench`, or of what else is to be installed. ModuleNotFoundError that says so."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = distribution or module.partition(".")[0].replace("_", "-")
-        raise ModuleNotFoundError(f"{name} is missing: pip install 'pillow-nic[bench]'") from error
+        raise ModuleNotFoundError(f"{name} is missing: pip install {install}") from error
 
 
 # --------------------------------------------------------------------------------------------- one picture
@@ -68,40 +75,103 @@ def ssimulacra2(a: Pixels, b: Pixels) -> float:
     return float(extra("ssimulacra2").compute_ssimulacra2(lossless(a), lossless(b)))
 
 
+BUTTERAUGLI = "butteraugli_main"
+
+
+def butteraugli_program() -> str:
+    """Where libjxl's program is. OSError that says where it comes from."""
+    if found := shutil.which(BUTTERAUGLI):
+        return found
+    raise OSError(f"{BUTTERAUGLI} is missing: it is one of libjxl's tools (Debian: libjxl-devtools)")
+
+
+def butteraugli(a: Pixels, b: Pixels) -> float:
+    """The 3-norm of the distances that the eye sees at 80 nits: 0 if none, about 1 if hardly any
+    (Alakuijala et al., "Guetzli", arXiv 1703.04421). ``a``: the original."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, name)) for name in ("a.ppm", "b.ppm")]
+        for pixels, file in zip((a, b), files, strict=True):
+            Image.fromarray(pixels).save(file)
+        command = [butteraugli_program(), *files, "--pnorm", "3"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not (found := re.search(r"3-norm: (\S+)", run.stdout)):
+        raise OSError(f"{BUTTERAUGLI} failed: {run.stderr.strip()}")
+    return float(found[1])
+
+
+CVVDP_DISPLAY = "standard_fhd"
+
+
+@functools.cache
+def _cvvdp() -> Any:
+    import torch
+
+    return cvvdp_library().cvvdp(display_name=CVVDP_DISPLAY, device=torch.device("cpu"), quiet=True)
+
+
+def cvvdp_library() -> Any:
+    return extra("pycvvdp", "cvvdp", "cvvdp")
+
+
+def cvvdp(a: Pixels, b: Pixels) -> float:
+    """ColorVideoVDP in just-objectionable differences, 10 if there are none, on a display of 1920×1080 with
+    24 inches (Mantiuk et al., SIGGRAPH 2024). ``a``: the original."""
+    score, _ = _cvvdp().predict(b, a, dim_order="HWC")
+    return float(score)
+
+
 def decibels(similarity: float) -> float:
     return -10 * math.log10(1 - similarity) if similarity < 1 else math.inf
 
 
 @dataclass(frozen=True)
 class Metric:
-    """``least``: side in pixels below which it has no meaning. ``library``: its module, if not our own."""
+    """``least``: side in pixels below which it has no meaning. ``check``: raises ImportError or OSError if
+    what computes it is not there. ``library``: the distribution whose version scores must share to be
+    compared, if it is not our own."""
 
     title: str
     unit: str
     score: Callable[[Pixels, Pixels], float]
     on_curve: Callable[[float], float] = float
     least: int = 1
-    library: str | None = None
+    check: Callable[[], object] = bool
+    library: str = ""
 
     @property
     def implementation(self) -> str:
-        """Library and version, which scores must share to be compared; "" for our own."""
+        """Library and version; "" for our own."""
         from importlib.metadata import PackageNotFoundError, version  # slow to load
 
-        name = (self.library or "").replace("_", "-")
         try:
-            return f"{name} {version(name)}" if name else ""
+            return f"{self.library} {version(self.library)}" if self.library else ""
         except PackageNotFoundError:
-            return f"{name}, not installed"
+            return f"{self.library}, not installed"
 
 
 # By their names in an anchors file. MS-SSIM has five scales of an 11×11 window; SSIMULACRA2 six of 8×8 pixels
-# or more, and weighs them wrongly if there are fewer.
+# or more, and weighs them wrongly if there are fewer. Butteraugli's curve is turned round: more is better.
 METRICS = {
     "psnr": Metric("PSNR", "dB", psnr),
-    "ms_ssim": Metric("MS-SSIM", "dB", ms_ssim, decibels, 161, "pytorch_msssim"),
-    "ssimulacra2": Metric("SSIMULACRA2", "", ssimulacra2, float, 225, "ssimulacra2"),
+    "ms_ssim": Metric(
+        "MS-SSIM",
+        "dB",
+        ms_ssim,
+        decibels,
+        161,
+        functools.partial(extra, "pytorch_msssim"),
+        "pytorch-msssim",
+    ),
+    "ssimulacra2": Metric(
+        "SSIMULACRA2", "", ssimulacra2, float, 225, functools.partial(extra, "ssimulacra2"), "ssimulacra2"
+    ),
+    "butteraugli": Metric(
+        "−Butteraugli", "(3-norm)", butteraugli, operator.neg, 8, butteraugli_program, BUTTERAUGLI
+    ),
+    "cvvdp": Metric("ColorVideoVDP", "JOD", cvvdp, float, 8, cvvdp_library, "cvvdp"),
 }
+DEFAULT_METRICS = ("psnr", "ms_ssim", "ssimulacra2")
+"""The others need more than the extra `bench`, and time."""
 
 
 def metric_of(tune: str) -> str:

@@ -25,6 +25,7 @@ class Settings:
     network_width: int | None = None
     device: str | None = None
     metrics: Sequence[str] | None = None
+    split: float | None = None
     anchors: Path | None = None
     against: Sequence[str] | None = None
     json: Path | None = None
