@@ -3,7 +3,7 @@ residual blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +105,17 @@ class PaintingConv2d(SlimConv2d):
 
     def used(self) -> tuple[Tensor, Tensor]:
         return patch_order(self.weight, 0), patch_order(bias_of(self), 0)
+
+
+class Reduction(Conv2d):
+    """A 1×1 convolution to fewer channels, the first the most important: in a narrow part only these."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__(channels, rank, 1, bias=False)
+
+    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
+        weight = self.weight[:out, : x.shape[1], 0, 0].to(x.dtype)
+        return F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
 
 
 ALL = slice(None)
@@ -226,18 +237,29 @@ class GainUnit(nn.Module):
 
 class ResidualBlock(nn.Module):
     """x + conv1×1(act(conv3×3(x)·scale + shift)) with ``hidden`` channels between: 10·C·hidden MAC per
-    position. A narrower input has a part of the hidden channels in proportion."""
+    position. With a ``rank`` the 3×3 convolution sees x through so many channels. A narrower input has a part
+    of the hidden channels in proportion, a width its share of them and of the rank."""
 
-    def __init__(self, channels: int, hidden: int, rate_points: int, widths: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        rate_points: int,
+        shares: Sequence[float] = (1.0,),
+        rank: int | None = None,
+    ) -> None:
         super().__init__()
-        self.conv1 = SlimConv2d(channels, hidden, 3, padding=1)
+        self.reduce = None if rank is None else Reduction(channels, rank)
+        self.conv1 = SlimConv2d(rank or channels, hidden, 3, padding=1)
         self.conv2 = SlimConv2d(hidden, channels, 1, std=0.2 * hidden**-0.5)
-        self.conditioning = Conditioning(rate_points, hidden, widths)
+        self.conditioning = Conditioning(rate_points, hidden, len(shares))
+        self.shares = shares
 
     def forward(self, x: Tensor, point: Tensor, width: int = 0) -> Tensor:
         scale, shift = self.conditioning(point, width)
-        channels = x.shape[1]
-        hidden = channels * self.conv1.out_channels // self.conv1.in_channels
+        channels, share = x.shape[1], self.shares[width]
+        hidden = round(share * channels * self.conv1.out_channels / self.conv2.out_channels)
+        seen = x if self.reduce is None else self.reduce(x, round(share * self.reduce.out_channels))
         if winograd.suits(x):
             scale, shift = (t[:, None, :hidden] for t in (scale, shift + scale * bias_of(self.conv1)))
             weight, bias = self.conv2.weight[:channels, :hidden, 0, 0], bias_of(self.conv2)[:channels]
@@ -247,10 +269,10 @@ class ResidualBlock(nn.Module):
                 h = torch.addcmul(shift[part], sums, scale[part], out=sums)
                 return F.linear(F.leaky_relu(h, 0.1, inplace=True), weight, bias)
 
-            return winograd.convolve(x, self.conv1.filters(channels, hidden), rest, channels, x)
+            return winograd.convolve(seen, self.conv1.filters(seen.shape[1], hidden), rest, channels, x)
 
         def block(rows: slice) -> Tensor:
-            h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), x, rows)
+            h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), seen, rows)
             y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels), x[:, :, rows]
             # In place where there is no gradient: that of a changed view is copied four times.
             return part + y if torch.is_grad_enabled() else y.add_(part)

@@ -36,12 +36,12 @@ from .blocks import (
     GainUnit,
     PaintingConv2d,
     Place,
+    Reduction,
     ResidualBlock,
     SlimConv2d,
     bias_of,
     cropped,
     from_patches,
-    in_rows,
     in_strips,
     patch_order,
     same,
@@ -49,9 +49,10 @@ from .blocks import (
     to_patches,
 )
 from .config import NetworkConfig as NetworkConfig
+from .config import Ranks as Ranks
 from .config import Width as Width
 from .config import Writer as Writer
-from .stepwise import StepwiseContext
+from .context import ChannelContext
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
@@ -128,15 +129,22 @@ class SynthesisTransform(nn.Module):
         super().__init__()
         self.config = config
         c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
-        n, widths = config.rate_points, len(config.widths)
+        n, ranks = config.rate_points, config.ranks
+        rank_16, rank_8 = (ranks.blocks_16, ranks.blocks_8) if ranks else (None, None)
+        shares = tuple(width.share for width in config.widths)
         self.klt = ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, c16, n, widths) for _ in range(config.blocks_16))
+        self.blocks_16 = nn.ModuleList(
+            ResidualBlock(c16, c16, n, shares, rank_16) for _ in range(config.blocks_16)
+        )
         self.up = SlimConv2d(c16, 4 * c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
+        self.blocks_8 = nn.ModuleList(
+            ResidualBlock(c8, c8, n, shares, rank_8) for _ in range(config.blocks_8)
+        )
+        self.reduce = Reduction(c8, ranks.head) if ranks else None
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = PaintingConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
+        self.head = PaintingConv2d(ranks.head if ranks else c8, 3 * 64, 3, padding=1, std=0.0)
         if config.preview:
             self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
 
@@ -160,6 +168,8 @@ class SynthesisTransform(nn.Module):
         for block in self.blocks_8:
             h = block(h, point, width)
         h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
+        if self.reduce is not None:
+            h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
         painted = self.head(h)[:, :, *inner].permute(0, 2, 3, 1)
         y_hat = y_hat[:, :, *part]
 
@@ -306,63 +316,6 @@ class HyperFeatures(nn.Module):
         return F.leaky_relu(F.pixel_shuffle(self.up2(h), 2), 0.1)
 
 
-class ContextStep(nn.Module):
-    """μ and log₂ q of one group (and phase) from the context's state."""
-
-    def __init__(self, config: NetworkConfig, group: int) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        self.conditioning = Conditioning(config.rate_points, hidden)
-        self.conv = SlimConv2d(hidden, hidden, 1)
-        self.head = SlimConv2d(hidden, config.groups[group] * (1 + config.predicted_step), 1, std=0.0)
-
-    def forward(self, state: Tensor, point: Tensor) -> Tensor:
-        scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
-        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1, inplace=True)
-        return self.head(F.leaky_relu(self.conv(h), 0.1, inplace=True)).float()
-
-
-LOG2_STEP_MAX = 3.0
-"""Bound of |log₂ q|."""
-
-
-class ChannelContext(nn.Module):
-    """Predicts each step of ``config.steps`` from a state (B, hidden, h, w), to which every group adds what
-    was decoded of it: a 3×3 convolution per group, linear, so that the two phases of a group add up to the
-    whole.
-
-    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv
-    2609.18602)."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
-        followed = sorted({group for group, _ in config.steps[:-1]})
-        self.see_nets = nn.ModuleList(
-            Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
-        )
-        self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
-        self.predicted_step = config.predicted_step
-
-    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        """Some rows of the state before any group: from all the hyper features (B, F, h, w)."""
-        return in_rows(self.enter, features, rows)
-
-    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        """The state of some rows that also knows ŷ of a group that a step follows, (B, channels, h, w), 0
-        where a phase has no position."""
-        return in_rows(self.see_nets[group], value.to(state.dtype), rows).add_(state)
-
-    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
-        out = self.step_nets[step](state, point)
-        if not self.predicted_step:
-            return out, None
-        mu, log2_step = out.chunk(2, 1)
-        return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)
-
-
 class Network(nn.Module):
     """All parts of one model. It has no forward of its own: entropy_model.py and codec.py join the parts.
 
@@ -377,13 +330,7 @@ class Network(nn.Module):
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
         self.features = HyperFeatures(config)
-        self.context = (
-            StepwiseContext(
-                config.features, config.groups, config.steps, config.context_hidden, config.rate_points
-            )
-            if config.stepwise_context
-            else ChannelContext(config)
-        )
+        self.context = ChannelContext(config)
         self.gain = GainUnit(config.rate_points, config.latent_channels)
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
         if start:

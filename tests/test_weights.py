@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_model import CONFIG, METADATA, STEPWISE, random_network, save_weights, weights_tensors
+from tiny_model import CONFIG, METADATA, PLAIN, random_network, save_weights, weights_tensors
 
 from pillow_nic import weights
 from pillow_nic.errors import NicError, UnsupportedModelError, WeightsError
@@ -105,7 +105,7 @@ def test_every_tune_has_a_model_of_at_most_20_mb() -> None:
         assert find(model).stat().st_size <= 20e6
 
 
-@pytest.mark.parametrize("config", [CONFIG, STEPWISE])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN])
 def test_model_of_a_file(folder: Path, config: NetworkConfig) -> None:
     network = random_network(config)
     file = save_weights(folder / "tiny.safetensors", network)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_model import STEPWISE, random_network
+from tiny_model import PLAIN, random_network
 from torch import Tensor
 
 from pillow_nic import winograd, workers
@@ -122,8 +122,8 @@ def test_filters_follow_the_weights() -> None:
 
 @pytest.mark.parametrize("size", [(34, 21), (16, 16), (4, 9)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_stepwise_context_is_the_same_in_tiles(batch: int, size: tuple[int, int]) -> None:
-    network = random_network(STEPWISE)
+def test_a_context_is_the_same_in_tiles(batch: int, size: tuple[int, int]) -> None:
+    network = random_network(PLAIN)
     config, point = network.config, torch.full((batch,), 0.6)
     z = noise(batch, config.hyper_channels, -(-size[0] // 4), -(-size[1] // 4))
     w = noise(batch, config.latent_channels, *size, seed=2).round()
