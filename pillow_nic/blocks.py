@@ -69,8 +69,9 @@ class SlimConv2d(Conv2d):
     def filters(self, channels: int, out: int | None) -> Tensor:
         """A part of the weights as `winograd.convolve` wants them; kept until they change."""
         held, weight = self._filters, self.weight
-        if held is None or held[0] is not weight or held[1] != weight._version:
-            held = self._filters = (weight, weight._version, winograd.filters(self.used()[0]))
+        version = -1 if weight.is_inference() else weight._version  # which made in inference mode have not
+        if held is None or held[0] is not weight or held[1] != version:
+            held = self._filters = (weight, version, winograd.filters(self.used()[0]))
         return held[2][:, :channels, :out]
 
     def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from tiny_model import CONFIG, PLAIN, random_network
 from torch import Tensor
 
-from pillow_nic.bench.scalability import costs, decode_cost, encode_cost
+from pillow_nic.bench.scalability import COST_SIDE, costs, decode_cost, encode_cost
 from pillow_nic.blocks import GainUnit, ResidualBlock, interpolate
 from pillow_nic.context import LOG2_STEP_MAX
 from pillow_nic.entropy_model import checkerboard
@@ -68,7 +68,10 @@ def test_counted_cost_is_that_of_the_layers(full: Network) -> None:
     steps = [(g, p) for g, p in FULL.steps if g < FULL.widths[0].groups]
     seen = sum(FULL.features + sum(FULL.groups[: g + p]) for g, p in steps)
     predicted = 2 * sum(FULL.groups[g] for g, _ in steps)
-    context = seen * rank + len(steps) * (9 * rank * within + within**2) + predicted * within
+    rows = COST_SIDE // 16
+    context = (
+        seen * rank * (rows + 2) / rows + len(steps) * (9 * rank * within + within**2) + predicted * within
+    )
     assert costs(full, 0)["context"] == context / 256
     narrow = FULL.widths[0]
     blocks = 0.0
