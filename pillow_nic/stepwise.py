@@ -70,7 +70,9 @@ class StepwiseContext(nn.Module):
         self.starts = [features + sum(groups[:group]) for group in range(len(groups))]
         self.ends = [start + channels for start, channels in zip(self.starts, groups, strict=True)]
         self.step_nets = nn.ModuleList(
-            StepwiseContextStep((self.ends if phase else self.starts)[group], hidden, groups[group], rate_points)
+            StepwiseContextStep(
+                (self.ends if phase else self.starts)[group], hidden, groups[group], rate_points
+            )
             for group, phase in steps
         )
 
