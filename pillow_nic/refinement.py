@@ -37,7 +37,7 @@ from .entropy_tables import MAX_SYMBOL
 from .header import Header
 from .integer_net import DELTA_OCTAVE
 from .network import PATCH
-from .options import TUNES, EncodeOptions, Progress
+from .options import EncodeOptions, Progress
 from .tile_coding import Array, TileSymbols, lmbda_of
 from .tiling import Span, Tile, spans, tiles
 from .weights import Model
@@ -63,12 +63,11 @@ class Stage:
 # iterations, three crops, both tunes: 8.0, with all of the noise 5.5. Twice the rate of Adam, a rate that
 # falls, a start at effort 1's symbols and a last pass of effort 1 were all worse. 100 iterations, four crops,
 # both tunes: 11.8 from the start, and as much after the short stage. After the short stage, three crops of
-# "psnr" at quality 0.5: 84 iterations 6.8, with noise 0.9 6.9; 134 7.2, with noise 0.9 7.6. Two of "ms-ssim",
-# whose iterations take a third longer: 84 14.1, with noise 0.9 13.9.
+# "psnr" at quality 0.5: 84 iterations 6.8, with noise 0.9 6.9; 134 7.2, with noise 0.9 7.6. Two of "ms-ssim":
+# 84 14.1, with noise 0.9 13.9.
 _SHORT = Stage(16, (1.0, 0.35), 0.5)
-_LONG = {"psnr": Stage(134, (0.7, 0.2), 0.9), "ms-ssim": Stage(84, (0.7, 0.2), 0.6)}
-STAGES = {(tune, 2): (_SHORT,) for tune in TUNES} | {(tune, 3): (_SHORT, _LONG[tune]) for tune in TUNES}
-"""By tune and effort. Effort 3 goes on from where effort 2 ends."""
+STAGES = {2: (_SHORT,), 3: (_SHORT, Stage(84, (0.7, 0.2), 0.6))}
+"""By effort. Effort 3 goes on from where effort 2 ends."""
 RATE = 0.02
 """Of Adam, in steps of the quantiser."""
 MOMENTS = 0.9, 0.999
@@ -162,7 +161,7 @@ class _Task:
         self, model: Model, colours: Pixels, y: Tensor, header: Header, options: EncodeOptions
     ) -> None:
         self.model, self.colours, self.y, self.header = model, colours, y, header
-        self.tune, self.stages = options.loss, STAGES[options.loss, options.effort]
+        self.tune, self.stages = options.loss, STAGES[options.effort]
         self.channels = model.config.group_ends[header.groups - 1]
         self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
         self.lmbda = float(lmbda_of(model, header).cpu())

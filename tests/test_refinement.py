@@ -24,9 +24,9 @@ from pillow_nic.tiling import tiles
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for chosen, stages in refinement.STAGES.items():
+    for effort, stages in refinement.STAGES.items():
         few = tuple(replace(stage, iterations=2) for stage in stages)
-        monkeypatch.setitem(refinement.STAGES, chosen, few)
+        monkeypatch.setitem(refinement.STAGES, effort, few)
 
 
 def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple[float, float]:
