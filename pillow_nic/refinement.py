@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import workers
-from .distortion import Distortion, Pixels
+from .distortion import Distortion
 from .entropy_model import (
     SideInformation,
     SymbolDecoder,
@@ -39,7 +39,7 @@ from .integer_net import DELTA_OCTAVE
 from .network import PATCH
 from .options import EncodeOptions, Progress
 from .tile_coding import Array, TileSymbols, lmbda_of
-from .tiling import Span, Tile, spans, tiles
+from .tiling import Plane, Span, Tile, spans, tiles
 from .weights import Model
 
 
@@ -91,7 +91,7 @@ class _Tile:
 
 def refine(
     model: Model,
-    colours: Pixels,
+    colours: Plane,
     y: Tensor,
     start: Sequence[TileSymbols],
     header: Header,
@@ -158,7 +158,7 @@ class _Task:
     """One picture to be refined."""
 
     def __init__(
-        self, model: Model, colours: Pixels, y: Tensor, header: Header, options: EncodeOptions
+        self, model: Model, colours: Plane, y: Tensor, header: Header, options: EncodeOptions
     ) -> None:
         self.model, self.colours, self.y, self.header = model, colours, y, header
         self.tune, self.stages = options.loss, STAGES[options.effort]

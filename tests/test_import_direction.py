@@ -26,7 +26,9 @@ FLOORS = (
         "tiling",
         "webp",
         "colour",
+        "palette",
         "exact",
+        "filling",
         "writing",
     ),
     (
