@@ -26,7 +26,7 @@ from tiny_model import CONFIG, PLAIN, random_network
 
 from pillow_nic import codec, container, distortion, weights
 from pillow_nic.errors import WeightsError
-from pillow_nic.network import NetworkConfig
+from pillow_nic.network import NetworkConfig, Ranks
 
 pytestmark = [
     pytest.mark.training,
@@ -77,9 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts() -> SimpleNamespace:
     """The modules that need the extra."""
-    from pillow_nic.training import data, export, grow, loss, train
+    from pillow_nic.training import data, export, grow, loss, low_rank, train
 
-    return SimpleNamespace(data=data, export=export, grow=grow, loss=loss, train=train)
+    return SimpleNamespace(data=data, export=export, grow=grow, loss=loss, low_rank=low_rank, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +313,27 @@ def test_new_blocks_of_the_writer_change_nothing(parts: SimpleNamespace) -> None
     new.network.g_a(torch.rand(1, 3, 64, 64), point).square().sum().backward()
     gradient = new.network.g_a.blocks_16[2].conv2.weight.grad
     assert gradient.abs().max() > 0
+
+
+def test_convolutions_are_cut_where_it_costs_least(parts: SimpleNamespace) -> None:
+    """With full ranks the network is the old one; with lower ones nearer to it than by the first channels."""
+    old = random_model(parts, replace(PLAIN, widths=(CONFIG.widths[2],)))
+    shape, state = old.network.config, old.state_dict()
+    crops = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    point = torch.tensor([1.0])
+
+    def difference(ranks: Ranks, sort: bool = True) -> float:
+        new = parts.loss.TrainingModel(replace(shape, ranks=ranks))
+        parts.grow.grow(new, state)
+        if sort:
+            parts.low_rank.cut(new.network, shape, state, crops.split(4))
+        y = old.network.g_a(crops, point)
+        return (new.network.g_s(y, point) - old.network.g_s(y, point)).square().mean().item()
+
+    spread = old.network.g_s(old.network.g_a(crops, point), point).var().item()
+    assert difference(Ranks(24, 16, 16, 99)) < 1e-8 * spread
+    half = Ranks(12, 8, 8, 5)
+    assert 0 < difference(half) < 0.5 * difference(half, sort=False)
 
 
 def test_a_smaller_synthesis_takes_the_first_channels(parts: SimpleNamespace) -> None:
