@@ -10,7 +10,9 @@ is no seam."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -36,7 +38,7 @@ from .decoding import (
 from .header import NO_MODEL, Header
 from .memory import saying, within_memory
 from .metadata import Metadata
-from .network import PATCH, NetworkConfig
+from .network import PATCH
 from .options import (
     TOP_RATE_POINT,
     TUNES,
@@ -53,7 +55,7 @@ from .options import (
 from .refinement import refine
 from .streams import CELLS_TAG
 from .tile_coding import Array, TileSymbols, encode_tile, write_file
-from .tiling import PIECE, Tile, pieces
+from .tiling import PIECE, Plane, Tile, pieces
 from .weights import Model
 
 TILE_LOG2 = 10
@@ -110,7 +112,8 @@ def encode_pixels(
     if alpha is not None:
         chunks["ALPH"] = colour.encode_alpha(alpha)
     if options.lossless:
-        return _all_exact(pixels, chunks, TOP_RATE_POINT, exact.encode(given, None), True)
+        each = partial(workers.each, threads=workers.thread_count(options.threads))
+        return _all_exact(pixels, chunks, TOP_RATE_POINT, exact.encode(given, None, each=each), True)
     colours = given if alpha is None else colour.fill_transparent(given, alpha)
     flat = given if alpha is None else colour.flatten_transparent(given, alpha)
     height, width = pixels.shape[:2]
@@ -121,16 +124,21 @@ def encode_pixels(
             loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
             header = header_for(loaded, pixels, options, delta)
 
-            def symbols(colours: Pixels) -> list[TileSymbols]:
-                return symbols_of(loaded, colours, header, options, side, progress)
+            def symbols(
+                colours: Plane, effort: int, known: Sequence[TileSymbols | None] = ()
+            ) -> list[TileSymbols]:
+                chosen = replace(options, effort=effort)
+                return symbols_of(loaded, colours, header, chosen, side, progress, known)
 
             return loaded, header, graphics.mixture(loaded, header, colours, flat, symbols, options)
 
         loaded, header, mixture = within_memory(device, f"encode {width}×{height} pixels", encode_on)
         if mixture.painted is None:
-            return _all_exact(pixels, chunks, header.rate_point, mixture.exact, colours is given)
-        header, streams = write_file(loaded, mixture.painted, header, join=options.layers is None)
-        cells = {CELLS_TAG: exact.chunk(lossless=False)} if mixture.exact else {}
+            lossless = colours is given and not mixture.fewer_colours
+            return _all_exact(pixels, chunks, header.rate_point, mixture.exact, lossless)
+        threads = threads_for(loaded, options.threads)
+        header, streams = write_file(loaded, mixture.painted, header, options.layers is None, threads)
+        cells = {CELLS_TAG: exact.chunk(False, exact.tile_log2(height, width))} if mixture.exact else {}
         return container.dump(Container(header, chunks | cells, streams, mixture.exact))
 
     def decoded(data: bytes) -> Pixels:
@@ -153,24 +161,32 @@ def _all_exact(
     """A file without a model."""
     height, width = pixels.shape[:2]
     header = Header(_mode(pixels), width, height, point, 0, 0, (1,), TILE_LOG2, NO_MODEL, bytes(4))
-    chunks = {**chunks, CELLS_TAG: exact.chunk(lossless)}
+    chunks = {**chunks, CELLS_TAG: exact.chunk(lossless, exact.tile_log2(height, width))}
     return container.dump(Container(header, chunks, [[b""] * header.tiles], streams))
 
 
 def symbols_of(
     model: Model,
-    colours: Pixels,
+    colours: Plane,
     header: Header,
     options: EncodeOptions,
     side: int = PIECE,
     progress: Progress | None = None,
+    known: Sequence[TileSymbols | None] = (),
 ) -> list[TileSymbols]:
-    """Colours H×W×3 → the symbols of each tile. The analysis computes ``side`` positions a side at once."""
+    """Colours H×W×3 → the symbols of each tile; those that are ``known``, up to effort 1, are not computed.
+    The analysis computes ``side`` positions a side at once."""
     threads = threads_for(model, options.threads)
-    y = _analyse(model, colours, header, threads, side)
+    wanted = np.ones(latent_size(header), bool)
+    for (_, place), found in zip(places(header), known, strict=False):
+        wanted[place] = found is None
+    y = _analyse(model, colours, header, threads, side, wanted)
 
     def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
-        return encode_tile(model, y[:, :, *numbered[1]], header, options.effort, options.loss)
+        number, place = numbered
+        if known and (found := known[number]) is not None:
+            return found
+        return encode_tile(model, y[:, :, *place], header, options.effort, options.loss)
 
     by_tile = workers.each(encode, places(header), threads)
     if options.effort < 2:
@@ -242,14 +258,16 @@ def _automatic_width(model: Model, point: int, layers: int) -> int:
     return next(fits, len(model.config.widths) - 1)
 
 
-def _analysis_halo(config: NetworkConfig) -> int:
-    """Latent positions around a tile that its latent depends on: the reach of g_a's 3×3 convolutions."""
-    return len(config.writer.blocks_16) + -(-len(config.writer.blocks_8) // 2)
-
-
-def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: int = PIECE) -> Tensor:
-    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last; edges repeated up to whole
-    patches."""
+def _analyse(
+    model: Model,
+    colours: Plane,
+    header: Header,
+    threads: int,
+    side: int = PIECE,
+    wanted: Array | None = None,
+) -> Tensor:
+    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last, of the pieces that have wanted
+    positions; edges repeated up to whole patches."""
     height, width = latent_size(header)
     point = model.point(header.rate_point)
     shape = (1, height, width, model.config.latent_channels)
@@ -262,5 +280,6 @@ def _analyse(model: Model, colours: Pixels, header: Header, threads: int, side: 
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    workers.each(analyse, pieces(height, width, _analysis_halo(model.config), side), threads)
+    grid = pieces(height, width, model.network.g_a.reach, side)
+    workers.each(analyse, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
     return y

@@ -19,7 +19,7 @@ from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import NO_MODEL, Header, region_inside
 from .memory import check_size
-from .network import PATCH, NetworkConfig
+from .network import PATCH
 from .options import DecodeOptions
 from .tile_coding import Array, decode_tile, read_symbols, symbol_bits
 from .tiling import PIECE, Tile, Window, pieces, tiles
@@ -55,9 +55,13 @@ def choose(data: Buffer, options: DecodeOptions) -> Part:
     return Part(replace(parsed, header=header), groups)
 
 
-def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = PIECE) -> list[Tensor]:
+def decode_together(
+    parts: Sequence[Part], options: DecodeOptions, side: int = PIECE, wanted: Array | None = None
+) -> list[Tensor]:
     """Decode files of one model, size, mode, tile size, network width, number of groups and Δ: uint8 tensors
-    H×W×C on the device. The synthesis computes ``side`` positions a side at once."""
+    H×W×C on the device. The synthesis computes ``side`` positions a side at once. ``wanted``: positions
+    (⌈H/16⌉, ⌈W/16⌉) outside of which a picture may have any pixels; by default those that are not exact
+    throughout."""
     headers = [part.file.header for part in parts]
     header, factor = headers[0], options.reduce
     left, top, right, bottom = region_inside(options.region, header)
@@ -67,7 +71,11 @@ def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = P
         shape = (height, width, len(header.mode))
         pictures = [torch.zeros(shape, dtype=torch.uint8, device=device) for _ in parts]
     else:
-        pictures = _paint(parts, options, side)
+        if wanted is None:
+            files = (part.file for part in parts)
+            unlike = (exact.to_be_painted(header, file.chunks, file.exact, PATCH) for file in files)
+            wanted = np.logical_or.reduce([*unlike])
+        pictures = _paint(parts, options, side, wanted)
     rows, columns = (range(a // factor, a // factor + b) for a, b in ((top, height), (left, width)))
     for picture, (file, _) in zip(pictures, parts, strict=True):
         for patch in exact.decode(header, file.chunks, file.exact, Window(rows, columns), factor):
@@ -80,20 +88,21 @@ def decode_together(parts: Sequence[Part], options: DecodeOptions, side: int = P
     return pictures
 
 
-def _paint(parts: Sequence[Part], options: DecodeOptions, side: int) -> list[Tensor]:
-    """What the networks make of the files, without their exact cells and alpha."""
+def _paint(parts: Sequence[Part], options: DecodeOptions, side: int, wanted: Array) -> list[Tensor]:
+    """What the networks make of the files where that is wanted, without their exact cells and alpha."""
     headers = [part.file.header for part in parts]
     header, model = headers[0], model_for(headers[0], options.device)
     left, top, right, bottom = region_inside(options.region, header)
     window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
     threads = threads_for(model, options.threads)
-    seen = window.grown(_synthesis_halo(model.config))
-    latent = _decode_latent(model, [part.file for part in parts], parts[0].groups, threads, seen)
+    seen = window.grown(model.network.g_s.reach)
+    files = [part.file for part in parts]
+    latent = _decode_latent(model, files, parts[0].groups, threads, seen, wanted)
     row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
     height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
     return [
         picture[row : row + height, column : column + width]
-        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side)
+        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side, wanted)
     ]
 
 
@@ -139,20 +148,31 @@ def threads_for(model: Model, threads: int | None) -> int:
 
 
 def _decode_latent(
-    model: Model, files: Sequence[Container], groups: int, threads: int, window: Window | None = None
+    model: Model,
+    files: Sequence[Container],
+    groups: int,
+    threads: int,
+    window: Window | None = None,
+    wanted: Array | None = None,
 ) -> Tensor:
     """All tiles' ŷ: (files, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a
-    window, only the tiles that it meets hold anything."""
+    window, only the tiles that it meets hold anything; with ``wanted`` only those that are seen there."""
     header = files[0].header
     shape = (len(files), *latent_size(header), model.config.group_ends[groups - 1])
-    latent = torch.empty(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
+    latent = torch.zeros(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
+    halo = model.network.g_s.reach
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, place = numbered
         part = latent[:, :, *place]
         part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
 
-    workers.each(decode, places(header, window), threads)
+    def is_seen(place: tuple[slice, slice]) -> bool:
+        rows, columns = (slice(max(part.start - halo, 0), part.stop + halo) for part in place)
+        return wanted is None or bool(wanted[rows, columns].any())
+
+    seen = (numbered for numbered in places(header, window) if is_seen(numbered[1]))
+    workers.each(decode, seen, threads)
     return latent
 
 
@@ -185,11 +205,6 @@ def latent_size(header: Header) -> tuple[int, int]:
     return -(-header.height // PATCH), -(-header.width // PATCH)
 
 
-def _synthesis_halo(config: NetworkConfig) -> int:
-    """Latent positions around a tile that its pixels depend on: the reach of g_s's 3×3 convolutions."""
-    return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
-
-
 def _synthesise(
     model: Model,
     y_hat: Tensor,
@@ -198,9 +213,11 @@ def _synthesise(
     factor: int,
     threads: int,
     side: int = PIECE,
+    wanted: Array | None = None,
 ) -> list[Tensor]:
     """Latents (files, C, h, w) → of each file a window of its positions at 1/factor of their size, cut at the
-    picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set."""
+    picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set, nor pieces of which
+    nothing is wanted."""
     header, patch = headers[0], PATCH // factor
     top, left = window.rows.start * patch, window.columns.start * patch
     height = min(window.rows.stop * patch, -(-header.height // factor)) - top
@@ -209,19 +226,22 @@ def _synthesise(
     out = [torch.empty(shape, dtype=torch.uint8, device=model.device) for _ in headers]
     point, synthesis = model.point(*(h.rate_point for h in headers)), model.network.g_s
 
+    def levels(x: Tensor) -> Tensor:
+        x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        if colours == 1:  # the rounded mean: a third never ends in .5
+            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+        return x
+
     def synthesise(piece: Tile) -> None:
         latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
         if factor == 1:
-            x = synthesis(latent, point, header.width_index)
+            x = synthesis(latent, point, header.width_index, piece.inner, levels)
         else:
-            x = synthesis.reduced(latent, point, factor, header.width_index)
-        x = x[:, :, *piece.times(patch).inner].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
-        if colours == 1:  # the rounded mean: a third never ends in .5
-            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+            x = synthesis.reduced(latent, point, factor, header.width_index, piece.inner, levels)
         for picture, pixels in zip(out, x.permute(0, 2, 3, 1), strict=True):
             place = picture[piece.times(patch).own_from(top, left)][..., :colours]
             place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
-    halo = _synthesis_halo(model.config)
-    workers.each(synthesise, pieces(y_hat.shape[2], y_hat.shape[3], halo, side, window), threads)
+    grid = pieces(y_hat.shape[2], y_hat.shape[3], synthesis.reach, side, window)
+    workers.each(synthesise, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
     return out

@@ -8,20 +8,25 @@ is left of its last cells is at most three pixels wide, too few for stains to be
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import colour, webp
 from .errors import BitstreamError
 from .header import NO_MODEL, Header
+from .palette import Palette
 from .streams import CELLS_TAG
 from .tiling import Tile, Window, tiles
 
 CELL = 4
-TILE_LOG2 = 12
-"""A cut costs a screenshot 1 to 7 % at 1024 pixels and up to 3 % at 2048; at 4096 hardly one has a cut."""
+TILE_LOG2, LARGE_LOG2 = 12, 11
+"""Of ordinary pictures, and of large ones. A cut costs a screenshot 1 to 7 % at 1024 pixels and up to 3 % at
+2048; at 4096 hardly one has a cut, but WebP then takes 0.4 GB."""
+LARGE = 1 << 24
+"""Pixels of a picture of which nothing is held that can be made again."""
 EFFORT = {"quality": 100, "method": 4}
 """Of WebP: 1.1 % fewer bytes on screenshots than its default and 0.2 s per megapixel; method 6 another 2.5 %,
 but 2 to 7 s."""
@@ -46,18 +51,41 @@ class Patch(NamedTuple):
         return ((self.pixels * weight + painted * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-def chunk(lossless: bool) -> bytes:
+def tile_log2(height: int, width: int) -> int:
+    """Of the sides of exact tiles that a picture of this size is cut into."""
+    return LARGE_LOG2 if height * width > LARGE else TILE_LOG2
+
+
+def exact_tiles(height: int, width: int) -> list[Tile]:
+    """The exact tiles that a picture of this size is cut into."""
+    return list(tiles(height, width, 1 << tile_log2(height, width)))
+
+
+def chunk(lossless: bool, log2: int = TILE_LOG2) -> bytes:
     """The payload of CELL; ``lossless``: nothing of what was given is lost, nor colours under alpha 0."""
-    return bytes((lossless, TILE_LOG2))
+    return bytes((lossless, log2))
 
 
-def encode(pixels: np.ndarray, cells: np.ndarray | None, **effort: int) -> list[bytes]:
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""An action of every item, as of `map`."""
+
+
+def encode(
+    pixels: np.ndarray,
+    cells: np.ndarray | None,
+    palettes: Sequence[Palette | None] | None = None,
+    each: Each = map,
+    **effort: int,
+) -> list[bytes]:
     """Pixels uint8 H×W×3 and which cells are exact, bool (⌈H/4⌉, ⌈W/4⌉), None for all → the stream of each
-    exact tile. ``effort``: WebP's, by default the highest that is worth its time."""
-    return [
-        _encode_tile(pixels, cells, tile, effort or EFFORT)
-        for tile in tiles(pixels.shape[0], pixels.shape[1], 1 << TILE_LOG2)
-    ]
+    exact tile. ``palettes``: the colours of each that are shown. ``effort``: WebP's, by default the highest
+    that is worth its time."""
+
+    def encode_tile(numbered: tuple[int, Tile]) -> bytes:
+        number, tile = numbered
+        return _encode_tile(pixels, cells, tile, palettes[number] if palettes else None, effort or EFFORT)
+
+    return list(each(encode_tile, enumerate(exact_tiles(*pixels.shape[:2]))))
 
 
 def decode(
@@ -74,10 +102,8 @@ def decode(
         )
         if not all(seen):
             continue
-        try:
+        with _naming(number):
             found = _decode_tile(header, streams[number], tile)
-        except BitstreamError as error:
-            raise BitstreamError(f"exact cells, tile {number + 1}: {error}") from error
         if found is not None:
             own, place = (_slices(seen, whole) for whole in (small, region))
             pixels, weight = _reduced(*found, factor)
@@ -97,6 +123,40 @@ def share(header: Header, chunks: dict[str, bytes], streams: Sequence[bytes]) ->
             cells = _mask_of(stream, height, width)
             count += height * width if cells is None else int(_enlarged(cells)[:height, :width].sum())
     return count / (header.width * header.height)
+
+
+def to_be_painted(
+    header: Header, chunks: dict[str, bytes], streams: Sequence[bytes], side: int
+) -> np.ndarray:
+    """Which squares of the picture, of ``side`` pixels, are not exact throughout: bool (⌈H/side⌉, ⌈W/side⌉).
+    BitstreamError names the stream."""
+    shown = np.ones((-(-header.height // side), -(-header.width // side)), bool)
+    if CELLS_TAG not in chunks:
+        return shown
+    for number, tile in enumerate(tiles(header.height, header.width, 1 << chunks[CELLS_TAG][1])):
+        if not (stream := streams[number]):
+            continue
+        height, width = (span.stop - span.start for span in tile)
+        with _naming(number):
+            cells = _mask_of(stream, height, width)
+        place = tuple(slice(span.start // side, -(-span.stop // side)) for span in tile)
+        if cells is None:
+            shown[place] = False
+        else:
+            step = side // CELL
+            pad = [(0, -length % step) for length in cells.shape]
+            squares = np.pad(~cells, pad).reshape(-(-height // side), step, -1, step)
+            shown[place] = squares.any((1, 3))
+    return shown
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Errors of a stream say which it is."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"exact cells, tile {number + 1}: {error}") from error
 
 
 def _slices(part: Window, whole: Window) -> tuple[slice, slice]:
@@ -124,8 +184,12 @@ def _enlarged(cells: np.ndarray) -> np.ndarray:
     return cells.repeat(CELL, 0).repeat(CELL, 1)
 
 
-def _encode_tile(pixels: np.ndarray, cells: np.ndarray | None, tile: Tile, effort: dict[str, int]) -> bytes:
+def _encode_tile(
+    pixels: np.ndarray, cells: np.ndarray | None, tile: Tile, palette: Palette | None, effort: dict[str, int]
+) -> bytes:
     own, mask = pixels[tile.own], b""
+    if palette is not None:
+        own = palette.over(own)
     if cells is not None:
         part = cells[tuple(slice(span.start // CELL, -(-span.stop // CELL)) for span in tile)]
         if not part.any():

@@ -8,21 +8,23 @@ and more where the painted side is wrong: that would show as a seam, or as a wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import exact, webp
-from .colour import fill_transparent
+from . import exact, webp, workers
 from .container import Container
 from .decoding import Part, decode_together, latent_size, places
+from .filling import Filled
 from .header import Header
 from .network import PATCH
-from .options import DecodeOptions, EncodeOptions
+from .options import DecodeOptions, EncodeOptions, rate_point
+from .palette import Palette, palettes
 from .tile_coding import TileSymbols, lmbda_of, symbol_bits, write_layers
-from .tiling import tiles
+from .tiling import Plane, Tile
 from .weights import Model
 
 Array = np.ndarray[Any, Any]
@@ -54,11 +56,18 @@ TRIAL = {"quality": 60, "method": 4}
 SMALL = PATCH // exact.CELL
 GROWTH = 2 * SMALL
 """How many small cells the exact parts grow by, where those are of one colour."""
-LARGE = 1 << 24
-"""Pixels of a picture whose symbols, 8 bytes for each pixel, are not kept beside its painted pixels."""
+ALL_COLOURS = rate_point(0.5)
+"""From this rate point on exact cells keep all of their colours."""
+WRONG_COLOUR = 4.0
+"""How much more an error weighs in an exact cell than in a painted one: it is all over the picture."""
+LEAST_SAVED = 0.1
+"""Of the bits, by fewer colours: less is not worth an exact picture."""
+SCREEN_COLOURS = 96
+"""Of a cell that is to have fewer; photographs have more."""
+NEARLY = 1.03
+"""A palette that costs this much more than the best is the last that is tried."""
 STRIP = 16 * PATCH
 """Rows that are looked at together: few enough for a processor's cache."""
-FILL_SIDE, FILL_HALO = 2048, 256
 
 
 def has_graphics(colours: Array) -> bool:
@@ -76,10 +85,18 @@ def has_graphics(colours: Array) -> bool:
     return sharp >= max(LEAST_CELLS, LEAST_SHARP * count)
 
 
-def candidates(colours: Array) -> tuple[Array, Array]:
-    """The cells that may be exact, bool (⌈H/16⌉, ⌈W/16⌉), and what each weighs in lossless coding: the
-    pixels that equal neither their left nor their upper neighbour, by the logarithm of the cell's colours."""
-    flat, weight = [], []
+class Candidates(NamedTuple):
+    """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
+    that equal neither their left nor their upper neighbour by the logarithm of its colours; how many it has."""
+
+    may: Array
+    weight: Array
+    colours: Array
+
+
+def candidates(colours: Array) -> Candidates:
+    """What of pixels uint8 H×W×3 may be exact."""
+    flat, weight, counts = [], [], []
     for strip in _strips(colours):
         flat.append(_equal_left(strip))
         same = np.zeros(strip.shape[:2], bool)
@@ -88,85 +105,157 @@ def candidates(colours: Array) -> tuple[Array, Array]:
         changed = PATCH * PATCH - _cells(same[..., None]).sum((2, 3, 4))
         distinct = _distinct(_cells(strip).reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
         weight.append(changed * np.log2(2.0 * distinct) + 1)
+        counts.append(distinct)
     near = np.pad(np.concatenate(flat) >= CANDIDATE, 1)
     near = near[:-2] | near[1:-1] | near[2:]
-    return near[:, :-2] | near[:, 1:-1] | near[:, 2:], np.concatenate(weight)
+    may = near[:, :-2] | near[:, 1:-1] | near[:, 2:]
+    return Candidates(may, np.concatenate(weight), np.concatenate(counts))
 
 
 class Mixture(NamedTuple):
-    """How a picture is stored: the symbols of what is painted, None for nothing, and the streams of the exact
-    cells."""
+    """How a picture is stored: the symbols of what is painted, None for nothing; the streams of the exact
+    cells; and whether some of them have fewer colours than the picture."""
 
     painted: list[TileSymbols] | None
     exact: list[bytes]
+    fewer_colours: bool = False
+
+
+class Symbols(Protocol):
+    """Encodes pixels to be painted, up to effort 1 but for the tiles that are known."""
+
+    def __call__(
+        self, colours: Plane, effort: int, known: Sequence[TileSymbols | None] = ()
+    ) -> list[TileSymbols]: ...
 
 
 def mixture(
-    model: Model,
-    header: Header,
-    colours: Array,
-    flat: Array,
-    symbols: Callable[[Array], list[TileSymbols]],
-    options: EncodeOptions,
+    model: Model, header: Header, colours: Array, flat: Array, symbols: Symbols, options: EncodeOptions
 ) -> Mixture:
     """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``flat``: the same, but
-    with colours under alpha 0 that suit the exact ones; ``symbols`` encodes pixels to be painted. Symbols of
-    two encodings are never held at once: those of 100 megapixels take 0.8 GB."""
-    by_tile = symbols(colours)
+    with colours under alpha 0 that suit the exact ones. Symbols are refined at last, not to choose by. Of
+    large pictures two encodings are never held at once: the symbols of 100 megapixels take 0.8 GB."""
     if options.graphics == "never" or not webp.is_there() or not has_graphics(flat):
-        return Mixture(by_tile, [])
-    header = replace(header, layer_ends=header.layer_ends[-1:])
-    streams = write_layers(model, by_tile, header.layer_ends)
-    bits = bits_of_cells(model, header, by_tile, _size(streams))
-    if flat.shape[0] * flat.shape[1] > LARGE:
-        by_tile = []  # made anew if they are needed after all
-    squares, sides = distortion(colours, _painted(header, streams, str(model.device), options))
-    lmbda = float(lmbda_of(model, header))
-    painted_cost = bits + lmbda * squares
+        return Mixture(symbols(colours, options.effort), [])
+    effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > exact.LARGE
     always = options.graphics == "always"
-    worth = np.full_like(bits, WORTH) if always else painted_cost
+    store = _Exact(flat, partial(workers.each, threads=workers.thread_count(options.threads)))
+    may, weight, counts = candidates(flat)
 
-    may, weight = candidates(flat)
-    cells, some = _choose_by_size(flat, may, weight, worth, SEAM * lmbda * sides)
+    first = symbols(colours, effort)
+    one_layer = replace(header, layer_ends=header.layer_ends[-1:])
+    streams = write_layers(model, first, one_layer.layer_ends)
+    bits = bits_of_cells(model, header, first, _size(streams))
+    if large:
+        first = []  # made anew if they are needed after all
+    squares, sides = distortion(colours, _painted(one_layer, streams, str(model.device), may, options))
+    lmbda = float(lmbda_of(model, header).cpu())
+    painted_cost = bits + lmbda * np.where(may, squares, 0)
+    worth = np.full_like(bits, WORTH) if always else painted_cost
+    if not always and header.rate_point < ALL_COLOURS:
+        store.take_fewer_colours(may & (counts <= SCREEN_COLOURS), lmbda)
+
+    cells, some = _choose_by_size(
+        store, may, weight, worth - store.cost, SEAM * lmbda * np.where(may, sides, 0)
+    )
     best, whole = np.inf if always else painted_cost.sum(), None
     if cells.all() or (not always and (may.all() or cells.mean() >= WHOLE)):
-        whole = exact.encode(flat, None)
-        if 8 * _size(whole) < best:
-            best = 8 * _size(whole)
-        else:
-            whole = None
-    rest = ~cells
-    if cells.any() and rest.any() and painted_cost[rest].sum() + 8 * some + LEAST_GAIN < best:
-        by_tile = []
+        whole = store.encode(None)
+        cost = 8 * _size(whole) + store.cost.sum()
+        best, whole = (cost, whole) if cost < best else (best, None)
+    rest, kept_cost = painted_cost[~cells].sum(), store.cost[cells].sum()
+    if cells.any() and not cells.all() and rest + 8 * some + kept_cost + LEAST_GAIN < best:
         small = grown(flat, cells)
-        by_tile, kept = symbols(fill(colours, small)), exact.encode(flat, small)
-        size = _size(write_layers(model, by_tile, header.layer_ends)) + _size(kept)
-        if 8 * size + lmbda * squares[rest].sum() < best:
-            return Mixture(by_tile, kept)
+        filled = Filled(colours, small)
+        by_tile = symbols(filled, effort, _unchanged(model, header, small, first) if first else ())
+        kept = store.encode(small)
+        size = _size(write_layers(model, by_tile, one_layer.layer_ends)) + _size(kept)
+        if 8 * size + lmbda * squares[may & ~cells].sum() + kept_cost < best:
+            if options.effort > effort:
+                by_tile = symbols(filled, options.effort)
+            return Mixture(by_tile, kept, store.fewer)
         by_tile = []
-    return Mixture(None, whole) if whole is not None else Mixture(by_tile or symbols(colours), [])
+    if whole is not None:
+        return Mixture(None, whole, store.fewer)
+    return Mixture(first if first and options.effort == effort else symbols(colours, options.effort), [])
+
+
+class _Exact:
+    """The pixels that exact cells show, and what their errors are worth, in bits for each cell."""
+
+    def __init__(self, colours: Array, each: exact.Each) -> None:
+        self.colours, self.each = colours, each
+        self.cost = np.zeros(tuple(-(-side // PATCH) for side in colours.shape[:2]))
+        self.palettes: list[Palette | None] | None = None
+
+    @property
+    def fewer(self) -> bool:
+        """Whether there are fewer colours than in the picture."""
+        return any(palette is not None for palette in self.palettes or ())
+
+    def encode(self, small: Array | None, **effort: int) -> list[bytes]:
+        return exact.encode(self.colours, small, self.palettes, self.each, **effort)
+
+    def take_fewer_colours(self, cells: Array, lmbda: float) -> None:
+        """In these cells, of each exact tile as few as pay."""
+
+        def choose_palette(tile: Tile) -> Palette | None:
+            place = tuple(slice(span.start // PATCH, -(-span.stop // PATCH)) for span in tile)
+            part, own = cells[place], self.colours[tile.own]
+            if not part.any():
+                return None
+            shown = part.repeat(PATCH, 0).repeat(PATCH, 1)[: own.shape[0], : own.shape[1], None]
+            whole = 8 * len(webp.encode(np.where(shown, own, np.uint8(0)), **TRIAL))
+            taken, best = None, (1 - LEAST_SAVED) * whole
+            for palette in palettes(own[shown[..., 0]]):
+                fewer = palette.over(own)
+                cost = WRONG_COLOUR * lmbda * distortion(own, fewer)[0]
+                total = 8 * len(webp.encode(np.where(shown, fewer, np.uint8(0)), **TRIAL)) + cost[part].sum()
+                if total < best:
+                    taken, best, self.cost[place] = palette, total, cost
+                elif total > NEARLY * best:
+                    break
+            return taken
+
+        self.palettes = list(self.each(choose_palette, exact.exact_tiles(*self.colours.shape[:2])))
+
+
+def _unchanged(
+    model: Model, header: Header, small: Array, by_tile: list[TileSymbols]
+) -> list[TileSymbols | None]:
+    """The symbols of those tiles whose latent no exact cell changes."""
+    halo, step = model.network.g_a.reach, PATCH // exact.CELL
+    known: list[TileSymbols | None] = list(by_tile)
+    for number, place in places(header):
+        seen = (slice(max(part.start - halo, 0) * step, (part.stop + halo) * step) for part in place)
+        if small[tuple(seen)].any():
+            known[number] = None
+    return known
 
 
 def _choose_by_size(
-    colours: Array, may: Array, weight: Array, saved: Array, seams: Array
+    store: _Exact, may: Array, weight: Array, saved: Array, seams: Array
 ) -> tuple[Array, int]:
     """The cells, and about how many bytes they take. What a cell takes is its weight's part of what WebP
     makes of all candidates; a second time, of those chosen or of the others."""
-    all_of_them = _size(exact.encode(colours, _small(may), **TRIAL))
+    all_of_them = _size(store.encode(_small(may), **TRIAL))
     cells, size = may, all_of_them
     for _ in range(2):
         lossless = np.full(may.shape, np.inf)
         for part, bytes_of_part in ((cells, size), (may & ~cells, all_of_them - size)):
             lossless[part] = weight[part] * (8 * max(bytes_of_part, 0) / max(weight[part].sum(), 1))
         cells = choose(may, saved - lossless, seams)
-        size = _size(exact.encode(colours, _small(cells), **TRIAL)) if (cells != may).any() else all_of_them
+        size = _size(store.encode(_small(cells), **TRIAL)) if (cells != may).any() else all_of_them
     return cells, size
 
 
-def _painted(header: Header, streams: list[list[bytes]], device: str, options: EncodeOptions) -> Array:
-    """What the streams decode to, uint8 H×W×3 or H×W×1."""
+def _painted(
+    header: Header, streams: list[list[bytes]], device: str, wanted: Array, options: EncodeOptions
+) -> Array:
+    """What the streams decode to in the wanted cells, uint8 H×W×3 or H×W×1."""
     part = Part(Container(header, {}, streams), header.groups)
-    painted = decode_together([part], DecodeOptions(device=device, threads=options.threads))[0]
+    reading = DecodeOptions(device=device, threads=options.threads)
+    painted = decode_together([part], reading, wanted=wanted)[0]
     return painted[..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
 
 
@@ -236,21 +325,6 @@ def grown(colours: Array, cells: Array) -> Array:
             near |= _neighbour(own, side)
         own |= near & plain
     return own[: -(-height // exact.CELL), : -(-width // exact.CELL)]
-
-
-def fill(colours: Array, small: Array) -> Array:
-    """Pixels whose exact cells continue the others smoothly, so that they cost next to nothing and ring into
-    nobody."""
-    filled = colours.copy()
-    height, width = colours.shape[:2]
-    for tile in tiles(height, width, FILL_SIDE, FILL_HALO):
-        place = (slice(span.outer_start // exact.CELL, -(-span.outer_stop // exact.CELL)) for span in tile)
-        part = small[tuple(place)]
-        if part.any():
-            outer = colours[tile.outer]
-            shown = ~part.repeat(exact.CELL, 0).repeat(exact.CELL, 1)[: outer.shape[0], : outer.shape[1]]
-            filled[tile.own] = fill_transparent(outer, shown.astype(np.uint8))[tile.inner]
-    return filled
 
 
 def _small(cells: Array) -> Array:

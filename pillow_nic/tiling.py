@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+
+class Plane(Protocol):
+    """Pixels H×W×C, or what makes them when they are asked for."""
+
+    def __getitem__(self, place: tuple[slice, slice], /) -> Any: ...
 
 
 class Span(NamedTuple):

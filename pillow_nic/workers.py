@@ -85,9 +85,10 @@ def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) 
 def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """As `each`, for an action of `each`: on its own thread, helped by those that `each` was granted and has
     no items for, or none any more."""
-    listed, idle = list(items), getattr(_thread, "idle", None)
+    listed = list(items)
+    idle: _Idle | None = getattr(_thread, "idle", None)
     helpers = 0 if idle is None else idle.take(len(listed) - 1)
-    if not helpers:
+    if idle is None or not helpers:
         return [action(item) for item in listed]
     work = _Work(action, listed, None)
     futures = [_pool_of(helpers + 1).submit(work) for _ in range(helpers)]

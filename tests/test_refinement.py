@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import photo, pixels, psnr, saved
-from tiny_model import CONFIG, STEPWISE, random_network, save_weights
+from tiny_model import CONFIG, PLAIN, random_network, save_weights
 
 import pillow_nic
 from pillow_nic import codec, distortion, refinement, tile_coding, weights, workers
@@ -111,9 +111,7 @@ def test_pieces_cover_each_tile_once() -> None:
 # ------------------------------------------------------------------------------------- any network
 
 
-@pytest.fixture(
-    params=[CONFIG, replace(CONFIG, predicted_step=False), STEPWISE], ids=["q", "no q", "stepwise"]
-)
+@pytest.fixture(params=[CONFIG, replace(CONFIG, predicted_step=False), PLAIN], ids=["q", "no q", "plain"])
 def tiny(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Model:
     config: NetworkConfig = request.param
     monkeypatch.setattr(weights, "_models", {})

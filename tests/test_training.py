@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from tiny_model import CONFIG, STEPWISE, random_network
+from tiny_model import CONFIG, PLAIN, random_network
 
 from pillow_nic import codec, container, distortion, weights
 from pillow_nic.errors import WeightsError
@@ -212,7 +212,7 @@ def random_model(parts: SimpleNamespace, config: NetworkConfig = SMALL) -> Any:
     return model
 
 
-@pytest.mark.parametrize("config", [SMALL, STEPWISE])
+@pytest.mark.parametrize("config", [SMALL, PLAIN])
 def test_a_forward_pass_and_its_gradients(parts: SimpleNamespace, config: NetworkConfig) -> None:
     model = random_model(parts, config)
     x = torch.rand(2, 3, 64, 80)
@@ -332,7 +332,7 @@ def test_a_smaller_synthesis_takes_the_first_channels(parts: SimpleNamespace) ->
 
 
 def test_what_has_another_shape_keeps_its_own_start(parts: SimpleNamespace) -> None:
-    old = random_model(parts, STEPWISE)
+    old = random_model(parts, PLAIN)
     new = parts.loss.TrainingModel(replace(SMALL, context_hidden=SMALL.context_hidden + 1))
     start = {k: v.clone() for k, v in new.state_dict().items()}
     parts.grow.grow(new, old.state_dict())

@@ -1,13 +1,12 @@
-"""The channel context of nic-1: every step sees the hyper features and ŷ of all groups before it, through a
-3×3 convolution of its own.
+"""The channel context: every step sees the hyper features and ŷ of all groups before it, through a 3×3
+convolution of its own, with a ``rank`` through so many channels.
 
-In inference mode on a CPU the state is kept as the values of Winograd's tiles (winograd.py), so that each
-channel is transformed once and not for every step that sees it: with the fewer multiplications 0.10 instead
-of 0.18 s of one core per megapixel."""
+Without a rank (nic-1), in inference mode on a CPU, the state is kept as the values of Winograd's tiles
+(winograd.py), so that each channel is transformed once and not for every step that sees it: with the fewer
+multiplications 0.10 instead of 0.18 s of one core per megapixel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import winograd
-from .blocks import ALL, Conditioning, SlimConv2d, bias_of, widened
+from .blocks import ALL, Conditioning, Reduction, SlimConv2d, bias_of, widened
+from .config import NetworkConfig
 
 
 class State(NamedTuple):
@@ -29,20 +29,30 @@ class State(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class StepwiseContextStep(nn.Module):
-    """μ of one group (and phase) from the hyper features and all that is decoded already."""
+LOG2_STEP_MAX = 3.0
+"""Bound of |log₂ q|."""
 
-    def __init__(self, seen: int, hidden: int, channels: int, rate_points: int) -> None:
+
+class ContextStep(nn.Module):
+    """μ and log₂ q of one group (and phase) from the hyper features and all that is decoded already."""
+
+    def __init__(self, config: NetworkConfig, seen: int, channels: int) -> None:
         super().__init__()
+        hidden = config.context_hidden
+        self.reduce = None
+        if config.ranks is not None:
+            self.reduce = Reduction(seen, config.ranks.context)
+            seen = config.ranks.context
         self.conv1 = SlimConv2d(seen, hidden, 3, padding=(0, 1))
-        self.conditioning = Conditioning(rate_points, hidden)
+        self.conditioning = Conditioning(config.rate_points, hidden)
         self.conv2 = SlimConv2d(hidden, hidden, 1)
-        self.head = SlimConv2d(hidden, channels, 1, std=0.0)
+        self.head = SlimConv2d(hidden, channels * (1 + config.predicted_step), 1, std=0.0)
 
     def forward(self, state: State, point: Tensor) -> Tensor:
         scale, shift = self.conditioning(point)
         if state.values is None:
-            h = F.leaky_relu(self.conv1.scaled(state.plane, scale, shift), 0.1)
+            plane = state.plane if self.reduce is None else self.reduce(state.plane)
+            h = F.leaky_relu(self.conv1.scaled(plane, scale, shift), 0.1)
             return self.head(F.leaky_relu(self.conv2(h), 0.1)).float()
         shift = shift + scale * bias_of(self.conv1)
         seen = self.conv1.in_channels
@@ -55,30 +65,30 @@ class StepwiseContextStep(nn.Module):
         return winograd.from_tiles(h, *state.shape).permute(0, 3, 1, 2)
 
 
-class StepwiseContext(nn.Module):
-    """For groups of so many channels, predicted in steps (group, phase) from so many hyper features."""
+class ChannelContext(nn.Module):
+    """Predicts each step of ``config.steps``.
 
-    def __init__(
-        self,
-        features: int,
-        groups: Sequence[int],
-        steps: Sequence[tuple[int, int]],
-        hidden: int,
-        rate_points: int,
-    ) -> None:
+    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv
+    2609.18602)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.starts = [features + sum(groups[:group]) for group in range(len(groups))]
-        self.ends = [start + channels for start, channels in zip(self.starts, groups, strict=True)]
+        self.starts = [
+            config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
+        ]
+        self.ends = [config.features + end for end in config.group_ends]
         self.step_nets = nn.ModuleList(
-            StepwiseContextStep((self.ends if phase else self.starts)[group], hidden, groups[group], rate_points)
-            for group, phase in steps
+            ContextStep(config, (self.ends if phase else self.starts)[group], config.groups[group])
+            for group, phase in config.steps
         )
+        self.predicted_step = config.predicted_step
+        self.tiled = config.ranks is None
 
     def start(self, features: Tensor, rows: slice = ALL) -> State:
         batch, channels, height, width = features.shape
         start, stop, _ = rows.indices(height)
         shape = (batch, stop - start, width)
-        if not winograd.suits(features):
+        if not (self.tiled and winograd.suits(features)):
             return State(widened(features, rows), None, channels, shape)
         tiles = winograd.transform(features.permute(0, 2, 3, 1), start, stop)
         values = tiles.new_empty(*tiles.shape[:2], self.starts[-1])
@@ -104,4 +114,9 @@ class StepwiseContext(nn.Module):
         return state._replace(channels=end)
 
     def predict(self, step: int, state: State, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.step_nets[step](state, point), None
+        """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
+        out = self.step_nets[step](state, point)
+        if not self.predicted_step:
+            return out, None
+        mu, log2_step = out.chunk(2, 1)
+        return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)
