@@ -82,15 +82,16 @@ def pictures(folder: Path | None) -> dict[str, np.ndarray]:
             continue
         with Image.open(folder / f"{name}.png") as im:
             im.thumbnail((384, 384), Image.Resampling.LANCZOS)
-            found[name] = im.convert("RGB")
+            # Two of them whole, of the others a part.
+            found[name] = im.convert("RGB").crop((0, 0, *(im.size if number < 2 else (176, 130))))
     rng = np.random.default_rng(0)
     text = Image.new("RGB", (200, 96), "white")
     ImageDraw.Draw(text).multiline_text((4, 4), "The quick brown fox\n" * 6, fill="black")
-    rows, columns = np.indices((120, 152))
+    rows, columns = np.indices((90, 122))
     drawn = {
-        "noise": rng.integers(0, 256, (112, 144, 3)),
+        "noise": rng.integers(0, 256, (80, 112, 3)),
         "checkerboard": 255 * ((rows + columns) % 2),
-        "flat": np.full((120, 152), 77),
+        "flat": np.full((90, 122), 77),
         "lines": 255 * (columns % 7 == 0) | 200 * (rows % 11 == 0),
         "ramp": rows + columns // 2,
     }
