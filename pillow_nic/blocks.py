@@ -279,7 +279,10 @@ class ResidualBlock(nn.Module):
         scale, shift = self.conditioning(point, width)
         channels, share = x.shape[1], self.shares[width]
         hidden = round(share * channels * self.conv1.out_channels / self.conv2.out_channels)
-        seen = x if self.reduce is None else self.reduce(x, round(share * self.reduce.out_channels))
+        seen, reduce = x, self.reduce
+        if reduce is not None:
+            rank = round(share * reduce.out_channels)
+            seen = in_strips(lambda rows: reduce(x[:, :, rows], rank), *x.shape[2:])
         if winograd.suits(x):
             scale, shift = (t[:, None, :hidden] for t in (scale, shift + scale * bias_of(self.conv1)))
             weight, bias = self.conv2.weight[:channels, :hidden, 0, 0], bias_of(self.conv2)[:channels]

@@ -5,7 +5,7 @@ A tile of 4×4 outputs is seen as the 6×6 values of a product of polynomials at
 (channels, outputs). Source: Lavin & Gray, CVPR 2016; these points round 2.5 times as much as a direct sum
 (2e-5 of sums of deviation 1; Barabasz et al., 2020, on their choice).
 
-Per position on one core with AVX-512, everything in cache: 1.4 µs instead of 2.2 at 128 channels, 3.0 instead
+Per position on one core with AVX-512, the other one busy: 1.7 µs instead of 2.2 at 128 channels, 3.1 instead
 of 5.3 at 192; half of it are the transforms. Strips of some rows of tiles stay near a core, and are what the
 threads share: always the same strips, so that the number of threads changes nothing."""
 
