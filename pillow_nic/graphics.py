@@ -87,8 +87,8 @@ def has_graphics(colours: Array) -> bool:
 
 class Candidates(NamedTuple):
     """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
-    that equal neither their left nor their upper neighbour by the logarithm of its colours; how many it
-    has."""
+    that equal neither their left nor their upper neighbour, by the logarithm of its colours; and how many
+    colours it has."""
 
     may: Array
     weight: Array

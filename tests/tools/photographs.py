@@ -50,8 +50,8 @@ def main() -> None:
             if data["auto"] != data["never"] or found:
                 print(f"picture {number + 1}: {len(data['auto'])} bytes, {len(data['never'])} without")
         print(
-            f"{folder.name}: {same} of {len(images)} equal to the byte; seconds {seconds['auto']:.2f}, without "
-            f"{seconds['never']:.2f} ({seconds['auto'] / seconds['never'] - 1:+.1%}); the search alone "
+            f"{folder.name}: {same} of {len(images)} equal to the byte; seconds {seconds['auto']:.2f}, "
+            f"without {seconds['never']:.2f} ({seconds['auto'] / seconds['never'] - 1:+.1%}); the search alone "
             f"{seconds['search'] / seconds['never']:.2%}"
         )
 
