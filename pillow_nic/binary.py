@@ -36,6 +36,11 @@ class Reader:
 
     def take(self, size: int, what: object) -> bytes | memoryview:
         data = self._read(size)
+        self._check(data, size, what)
+        return data
+
+    def _check(self, data: bytes | memoryview, size: int, what: object) -> None:
+        """That so many bytes came, which are behind the reader then."""
         if len(data) < size:
             raise TruncatedError(
                 f"{what}: the file ends at byte {self.offset + len(data)}, "
@@ -43,7 +48,14 @@ class Reader:
                 needed=self.offset + size,
             )
         self.offset += size
-        return data
+
+    def expect(self, expected: bytes, otherwise: str, what: object) -> None:
+        """BitstreamError, ``otherwise``, for other bytes, also if the file ends before all of them."""
+        data = bytes(self._read(len(expected)))
+        for i, (one, other) in enumerate(zip(data, expected, strict=False)):
+            if one != other:
+                raise BitstreamError(f"{otherwise} at byte {self.offset + i}")
+        self._check(data, len(expected), what)
 
     def u32(self, what: object) -> int:
         return int.from_bytes(self.take(4, what), "little")

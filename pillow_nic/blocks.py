@@ -3,9 +3,13 @@ residual blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import winograd, workers
 
 
 class Conv2d(nn.Conv2d):
@@ -46,6 +50,7 @@ class SlimConv2d(Conv2d):
     ) -> None:
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self._filters: tuple[Tensor, int, Tensor] | None = None
 
     def start(self) -> None:
         if self.std is None:
@@ -57,14 +62,30 @@ class SlimConv2d(Conv2d):
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         return self.scaled(x, None, None, out)
 
+    def used(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias in the order of what comes out."""
+        return self.weight, bias_of(self)
+
+    def filters(self, channels: int, out: int | None) -> Tensor:
+        """A part of the weights as `winograd.convolve` wants them; kept until they change."""
+        held, weight = self._filters, self.weight
+        version = -1 if weight.is_inference() else weight._version  # which made in inference mode have not
+        if held is None or held[0] is not weight or held[1] != version:
+            held = self._filters = (weight, version, winograd.filters(self.used()[0]))
+        return held[2][:, :channels, :out]
+
     def scaled(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, out: int | None = None) -> Tensor:
-        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights: it costs
-        nothing."""
-        weight, bias = self.weight[:out, : x.shape[1]], bias_of(self)[:out]
+        """conv(x)·scale + shift. A scale for the whole batch (1, C) is folded into the weights, where these
+        are fewer than what comes out."""
+        weight, bias = self.used()
+        weight, bias = weight[:out, : x.shape[1]], bias[:out]
         if scale is None or shift is None:
+            if self.kernel_size == (3, 3) and self.padding == (1, 1) and winograd.suits(x):
+                filters = self.filters(x.shape[1], out)
+                return winograd.convolve(x, filters, lambda sums, _: sums.add_(bias), len(bias))
             return self._product(x, weight, bias)
         scale, shift = scale[:, :out], shift[:, :out]
-        if scale.shape[0] == 1:
+        if scale.shape[0] == 1 and weight[0].numel() <= x.shape[0] * x.shape[2] * x.shape[3]:
             return self._product(x, weight * scale[0, :, None, None, None], bias * scale[0] + shift[0])
         y = self._product(x, weight, None)
         return torch.addcmul(
@@ -80,11 +101,66 @@ class SlimConv2d(Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
+class PaintingConv2d(SlimConv2d):
+    """A convolution whose outputs are the patches of a picture; they come in the order of `to_patches`."""
+
+    def used(self) -> tuple[Tensor, Tensor]:
+        return patch_order(self.weight, 0), patch_order(bias_of(self), 0)
+
+
+class Reduction(Conv2d):
+    """A 1×1 convolution to fewer channels, the first the most important: in a narrow part only these."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__(channels, rank, 1, bias=False)
+
+    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
+        weight = self.weight[:out, : x.shape[1], 0, 0].to(x.dtype)
+        return F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+
+
 ALL = slice(None)
 """All rows of a plane."""
+Place = tuple[slice, slice]
+"""Some rows and columns."""
 
 
-def in_rows(conv: nn.Module, plane: Tensor, rows: slice) -> Tensor:
+def times(rows: slice, factor: int) -> slice:
+    """The same rows where there are so many times as many; `ALL` or ones with both ends."""
+    return rows if rows == ALL else slice(factor * rows.start, factor * rows.stop)
+
+
+def cropped(x: Tensor, part: Place, reach: int) -> tuple[Tensor, Place]:
+    """A part of features (B, C, h, w) with ``reach`` more on every side, as far as there are any, and where
+    the part lies in that."""
+    near, inner = [], []
+    for side, length in zip(part, x.shape[2:], strict=True):
+        start, stop, _ = side.indices(length)
+        first, last = max(start - reach, 0), min(stop + reach, length)
+        near.append(slice(first, last))
+        inner.append(slice(start - first, stop - first))
+    return x[:, :, near[0], near[1]], (inner[0], inner[1])
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+STRIP = 1024
+"""Positions of a strip."""
+
+
+def in_strips(action: Callable[[slice], Tensor], height: int, width: int) -> Tensor:
+    """Rows of features (B, C, h, w) from ``action`` of some of ``height`` × ``width``, joined. In inference
+    mode on strips of some rows, always the same, which the threads share that `workers.each` has granted."""
+    rows = -(-STRIP // width)
+    if height <= rows or not torch.is_inference_mode_enabled():
+        return action(ALL)
+    strips = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return torch.cat(workers.each_within(action, strips), 2)
+
+
+def in_rows(conv: Callable[[Tensor], Tensor], plane: Tensor, rows: slice) -> Tensor:
     """Some rows of a 3×3 convolution of a plane (B, C, h, w), zeros around it."""
     start, stop, _ = rows.indices(plane.shape[2])
     first = max(start - 1, 0)
@@ -132,7 +208,26 @@ def patch_order(weight: Tensor, dim: int, channels: int = 3) -> Tensor:
     return split.transpose(dim, dim + 1).reshape(shape)
 
 
-class Conditioning(nn.Module):
+class AtPoint(nn.Module):
+    """Tables that are interpolated on the rate point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+
+    def at(self, point: Tensor, width: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Both tables at the point. In inference mode the last result is kept for the next picture: for a
+        small one the interpolations took a tenth of the time."""
+        last = self._last if torch.is_inference_mode_enabled() else None
+        if last is not None and last[0] is point and last[1] == width:
+            return last[2]
+        found = interpolate(first, point), interpolate(second, point)
+        if torch.is_inference_mode_enabled():
+            self._last = (point, width, found)
+        return found
+
+
+class Conditioning(AtPoint):
     """Scale and shift per channel, interpolated on the rate point; starts as the identity.
 
     In a slimmable part each width has its own: the features of fewer channels have other statistics (as the
@@ -144,10 +239,10 @@ class Conditioning(nn.Module):
         self.shift = nn.Parameter(torch.zeros(widths, rate_points, channels))
 
     def forward(self, point: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
-        return interpolate(self.scale[width], point), interpolate(self.shift[width], point)
+        return self.at(point, width, self.scale[width], self.shift[width])
 
 
-class GainUnit(nn.Module):
+class GainUnit(AtPoint):
     """Gain and inverse gain per channel (m, m'), exponentially interpolated between rate points (AG-VAE)."""
 
     def __init__(self, rate_points: int, channels: int) -> None:
@@ -157,22 +252,52 @@ class GainUnit(nn.Module):
 
     def forward(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """log₂ m and log₂ m', each (B, channels)."""
-        return interpolate(self.log2_gain, point), interpolate(self.log2_inverse, point)
+        return self.at(point, 0, self.log2_gain, self.log2_inverse)
 
 
 class ResidualBlock(nn.Module):
     """x + conv1×1(act(conv3×3(x)·scale + shift)) with ``hidden`` channels between: 10·C·hidden MAC per
-    position. A narrower input has a part of the hidden channels in proportion."""
+    position. With a ``rank`` the 3×3 convolution sees x through so many channels. A narrower input has a part
+    of the hidden channels in proportion, a width its share of them and of the rank."""
 
-    def __init__(self, channels: int, hidden: int, rate_points: int, widths: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        rate_points: int,
+        shares: Sequence[float] = (1.0,),
+        rank: int | None = None,
+    ) -> None:
         super().__init__()
-        self.conv1 = SlimConv2d(channels, hidden, 3, padding=1)
+        self.reduce = None if rank is None else Reduction(channels, rank)
+        self.conv1 = SlimConv2d(rank or channels, hidden, 3, padding=1)
         self.conv2 = SlimConv2d(hidden, channels, 1, std=0.2 * hidden**-0.5)
-        self.conditioning = Conditioning(rate_points, hidden, widths)
+        self.conditioning = Conditioning(rate_points, hidden, len(shares))
+        self.shares = shares
 
     def forward(self, x: Tensor, point: Tensor, width: int = 0) -> Tensor:
         scale, shift = self.conditioning(point, width)
-        channels = x.shape[1]
-        hidden = channels * self.conv1.out_channels // self.conv1.in_channels
-        h = F.leaky_relu(self.conv1.scaled(x, scale, shift, hidden), 0.1, inplace=True)
-        return self.conv2(h, channels).add_(x)
+        channels, share = x.shape[1], self.shares[width]
+        hidden = round(share * channels * self.conv1.out_channels / self.conv2.out_channels)
+        seen, reduce = x, self.reduce
+        if reduce is not None:
+            rank = round(share * reduce.out_channels)
+            seen = in_strips(lambda rows: reduce(x[:, :, rows], rank), *x.shape[2:])
+        if winograd.suits(x):
+            scale, shift = (t[:, None, :hidden] for t in (scale, shift + scale * bias_of(self.conv1)))
+            weight, bias = self.conv2.weight[:channels, :hidden, 0, 0], bias_of(self.conv2)[:channels]
+
+            def rest(sums: Tensor, pictures: slice) -> Tensor:
+                part = pictures if scale.shape[0] > 1 else ALL
+                h = torch.addcmul(shift[part], sums, scale[part], out=sums)
+                return F.linear(F.leaky_relu(h, 0.1, inplace=True), weight, bias)
+
+            return winograd.convolve(seen, self.conv1.filters(seen.shape[1], hidden), rest, channels, x)
+
+        def block(rows: slice) -> Tensor:
+            h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), seen, rows)
+            y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels), x[:, :, rows]
+            # In place where there is no gradient: that of a changed view is copied four times.
+            return part + y if torch.is_grad_enabled() else y.add_(part)
+
+        return in_strips(block, x.shape[2], x.shape[3])

@@ -27,7 +27,6 @@ from .container import Container
 from .decoding import (
     Part,
     Pixels,
-    analysis_halo,
     as_array,
     choose,
     decode_together,
@@ -137,7 +136,8 @@ def encode_pixels(
         if mixture.painted is None:
             lossless = colours is given and not mixture.fewer_colours
             return _all_exact(pixels, chunks, header.rate_point, mixture.exact, lossless)
-        header, streams = write_file(loaded, mixture.painted, header, join=options.layers is None)
+        threads = threads_for(loaded, options.threads)
+        header, streams = write_file(loaded, mixture.painted, header, options.layers is None, threads)
         cells = {CELLS_TAG: exact.chunk(False, exact.tile_log2(height, width))} if mixture.exact else {}
         return container.dump(Container(header, chunks | cells, streams, mixture.exact))
 
@@ -280,6 +280,6 @@ def _analyse(
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    grid = pieces(height, width, analysis_halo(model.config), threads, side)
+    grid = pieces(height, width, model.network.g_a.reach, side)
     workers.each(analyse, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
     return y

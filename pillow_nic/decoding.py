@@ -19,7 +19,7 @@ from .container import Container
 from .errors import BitstreamError, UnsupportedModelError
 from .header import NO_MODEL, Header, region_inside
 from .memory import check_size
-from .network import PATCH, NetworkConfig
+from .network import PATCH
 from .options import DecodeOptions
 from .tile_coding import Array, decode_tile, read_symbols, symbol_bits
 from .tiling import PIECE, Tile, Window, pieces, tiles
@@ -95,7 +95,7 @@ def _paint(parts: Sequence[Part], options: DecodeOptions, side: int, wanted: Arr
     left, top, right, bottom = region_inside(options.region, header)
     window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
     threads = threads_for(model, options.threads)
-    seen = window.grown(_synthesis_halo(model.config))
+    seen = window.grown(model.network.g_s.reach)
     files = [part.file for part in parts]
     latent = _decode_latent(model, files, parts[0].groups, threads, seen, wanted)
     row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
@@ -160,7 +160,7 @@ def _decode_latent(
     header = files[0].header
     shape = (len(files), *latent_size(header), model.config.group_ends[groups - 1])
     latent = torch.zeros(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
-    halo = _synthesis_halo(model.config)
+    halo = model.network.g_s.reach
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, place = numbered
@@ -205,16 +205,6 @@ def latent_size(header: Header) -> tuple[int, int]:
     return -(-header.height // PATCH), -(-header.width // PATCH)
 
 
-def analysis_halo(config: NetworkConfig) -> int:
-    """Latent positions around a tile that its latent depends on: the reach of g_a's 3×3 convolutions."""
-    return len(config.writer.blocks_16) + -(-len(config.writer.blocks_8) // 2)
-
-
-def _synthesis_halo(config: NetworkConfig) -> int:
-    """Latent positions around a tile that its pixels depend on: the reach of g_s's 3×3 convolutions."""
-    return config.blocks_16 + -(-(config.blocks_8 + 1) // 2)
-
-
 def _synthesise(
     model: Model,
     y_hat: Tensor,
@@ -236,20 +226,22 @@ def _synthesise(
     out = [torch.empty(shape, dtype=torch.uint8, device=model.device) for _ in headers]
     point, synthesis = model.point(*(h.rate_point for h in headers)), model.network.g_s
 
+    def levels(x: Tensor) -> Tensor:
+        x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        if colours == 1:  # the rounded mean: a third never ends in .5
+            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+        return x
+
     def synthesise(piece: Tile) -> None:
         latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
         if factor == 1:
-            x = synthesis(latent, point, header.width_index)
+            x = synthesis(latent, point, header.width_index, piece.inner, levels)
         else:
-            x = synthesis.reduced(latent, point, factor, header.width_index)
-        x = x[:, :, *piece.times(patch).inner].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
-        if colours == 1:  # the rounded mean: a third never ends in .5
-            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
+            x = synthesis.reduced(latent, point, factor, header.width_index, piece.inner, levels)
         for picture, pixels in zip(out, x.permute(0, 2, 3, 1), strict=True):
             place = picture[piece.times(patch).own_from(top, left)][..., :colours]
             place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
-    halo = _synthesis_halo(model.config)
-    grid = pieces(y_hat.shape[2], y_hat.shape[3], halo, threads, side, window)
+    grid = pieces(y_hat.shape[2], y_hat.shape[3], synthesis.reach, side, window)
     workers.each(synthesise, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
     return out

@@ -34,8 +34,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Distortion:
-    """What a tune minimises beside the rate, for an original (B, 3, H, W) in 0…1, of which what is needed again
-    and again is computed once."""
+    """What a tune minimises beside the rate, against an original (B, 3, H, W) in 0…1 that is looked at
+    once."""
 
     def __init__(self, tune: str, x: Tensor) -> None:
         self.x, self.similarity = x, None if tune == "psnr" else Similarity(x)
@@ -89,7 +89,7 @@ class _Scale:
 
     def __init__(self, x: Tensor, size: int | None = None) -> None:
         self.x, self.size = x, size or _window(x.shape[2], x.shape[3])
-        self.mean, squares = _Blur.apply(torch.stack([x, x * x]), self.size)
+        self.mean, squares = _Blur.apply(torch.stack([x, x * x]), self.size)  # type: ignore[no-untyped-call]
         self.square = self.mean * self.mean
         self.variance = squares - self.square
 
@@ -105,7 +105,7 @@ class _Scale:
     def _compare(self, x_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Structure, the product of both means, the square of the other's."""
         maps = torch.stack([x_hat, x_hat * x_hat, self.x * x_hat])
-        mean, squares, products = _Blur.apply(maps, self.size)
+        mean, squares, products = _Blur.apply(maps, self.size)  # type: ignore[no-untyped-call]
         product, square = self.mean * mean, mean * mean
         covariance, variances = products - product, self.variance + squares - square
         return (2 * covariance + _C2) / (variances + _C2), product, square

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def code_groups(
     return code_strips(network, features, point, [(slice(0, features.shape[2]), coder)], kept, total)
 
 
-def in_turn(action: Callable[[int], Tensor], items: Iterable[int]) -> list[Tensor]:
+def in_turn(action: Callable[[int], Any], items: Iterable[int]) -> list[Any]:
     """Results of the action, one after another: the plainest of what `code_strips` is given as ``each``."""
     return [action(item) for item in items]
 
@@ -81,7 +81,7 @@ def code_strips(
     strips: Sequence[tuple[slice, Coder]],
     kept: int,
     total: int | None = None,
-    each: Callable[[Callable[[int], Tensor], Iterable[int]], list[Tensor]] = in_turn,
+    each: Callable[[Callable[[int], Any], Iterable[int]], list[Any]] = in_turn,
 ) -> Tensor:
     """As `code_groups`, in strips of some rows of the latent, each with a coder of its own. All strips of a
     step can be computed at once, by ``each``; the next step then sees its neighbours' rows, too."""
@@ -89,7 +89,8 @@ def code_strips(
     total = kept if total is None else max(total, kept)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
 
-    states = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
+    # Of whatever type the context keeps them.
+    states: list[Any] = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
     done: list[Tensor] = []
     steps = [step for step in config.steps if step[0] < total]
     masks = [None if group >= config.checkerboard else 1 - even if phase else even for group, phase in steps]

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import exact, webp, workers
 from .container import Container
-from .decoding import Part, analysis_halo, decode_together, latent_size, places
+from .decoding import Part, decode_together, latent_size, places
 from .filling import Filled
 from .header import Header
 from .network import PATCH
@@ -226,7 +226,7 @@ def _unchanged(
     model: Model, header: Header, small: Array, by_tile: list[TileSymbols]
 ) -> list[TileSymbols | None]:
     """The symbols of those tiles whose latent no exact cell changes."""
-    halo, step = analysis_halo(model.config), PATCH // exact.CELL
+    halo, step = model.network.g_a.reach, PATCH // exact.CELL
     known: list[TileSymbols | None] = list(by_tile)
     for number, place in places(header):
         seen = (slice(max(part.start - halo, 0) * step, (part.stop + halo) * step) for part in place)

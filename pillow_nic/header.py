@@ -173,10 +173,8 @@ def take_header(reader: Reader) -> tuple[Header, int]:
         raw.extend(piece)
         return value
 
-    # Byte by byte, so that a short file that is something else is told from a short file of ours.
-    for i in range(len(SIGNATURE)):
-        if take(1) != SIGNATURE[i : i + 1]:
-            raise BitstreamError(f"not a NIC file: the signature differs at byte {i}")
+    reader.expect(SIGNATURE, "not a NIC file: the signature differs", "header")
+    raw.extend(SIGNATURE)
     version, mode = take(2)
     if version != VERSION:
         raise BitstreamError(f"header: format version {version} at byte 8, this reader knows {VERSION}")

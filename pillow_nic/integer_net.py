@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -45,6 +45,15 @@ LOG_MAX = 32 * OCTAVE
 OFFSET_MAX = 2 * LOG_MAX + 128 * (OCTAVE // DELTA_OCTAVE)
 RATE_POINT_BITS = 16
 EXP2_BITS = 14
+
+
+Each = Callable[[Callable[[slice], None], Iterable[slice]], object]
+
+
+def in_turn(action: Callable[[slice], None], items: Iterable[slice]) -> None:
+    """The action of one item after another."""
+    for item in items:
+        action(item)
 
 
 @cache
@@ -151,36 +160,57 @@ class IntegerConv:
         """b·2^−s, (out, 1) float32."""
         return np.ldexp(self.bias.astype(np.float32), -self.shift)[:, None]
 
-    def floors(self, x: Array, outputs: slice = slice(None), offset: Array | float = 0.0) -> Array:
-        """⌊sum·2^−s + offset⌋ of these outputs, not clamped: x (in, h, w) float32 integers → (out, h, w).
-        ``offset`` (out, 1): multiples of 2^−s."""
-        channels, height, width = x.shape
+    def prepared(self, x: Array) -> Array:
+        """Input (in, h, w) as `floors` wants it: (in, positions). For a 3×3 kernel with a border of zeros: in
+        the flat padded picture the window of a tap is one run of memory, so no copies of windows are made;
+        the columns between two rows come out as nonsense that is cut off."""
+        if self.kernel == 3:
+            x = np.pad(x, ((0, 0), (1, 2), (1, 1)))
+        return x.reshape(len(x), -1)
+
+    def floors(
+        self, x: Array, size: tuple[int, int], outputs: slice = slice(None), offset: Array | float = 0.0
+    ) -> Array:
+        """⌊sum·2^−s + offset⌋ of these outputs, not clamped: prepared float32 integers of a size (h, w) →
+        (out, h, w). ``offset`` (out, 1): multiples of 2^−s."""
+        height, width = size
         constant = self.constant[outputs] + np.float32(offset)
         taps = self.taps[:, outputs]
         if self.kernel == 1:
-            y = taps[0] @ x.reshape(channels, -1)
+            y = taps[0] @ x
             y += constant
             return np.floor(y, out=y).reshape(-1, height, width)
-        # In the flat padded picture the window of a tap is one run of memory: no copies of windows are made,
-        # and the columns between two rows come out as nonsense that is cut off.
-        flat = np.pad(x, ((0, 0), (1, 2), (1, 1))).reshape(channels, -1)
         stride = width + 2
         run = height * stride
-        y = taps[0] @ flat[:, :run]
+        y = taps[0] @ x[:, :run]
         for tap in range(1, 9):
             start = tap // 3 * stride + tap % 3
-            y += taps[tap] @ flat[:, start : start + run]
+            y += taps[tap] @ x[:, start : start + run]
         y += constant
         return np.floor(y, out=y).reshape(-1, height, stride)[:, :, :width]
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, each: Each = in_turn) -> Array:
         """x (in, h, w) float32 integers → (out, h, w), or (out/4, 2h, 2w) after the shuffle: 0 … 511."""
-        y = self.floors(x)
-        y = np.clip(y, 0, ACTIVATION_MAX, out=y)
-        if self.shuffle:
-            _, height, width = y.shape
-            y = y.reshape(-1, 2, 2, height, width).transpose(0, 3, 1, 4, 2).reshape(-1, 2 * height, 2 * width)
-        return y
+        _, height, width = x.shape
+        flat = self.prepared(x)
+        times = 2 if self.shuffle else 1
+        out = np.empty((len(self.bias) // times**2, times * height, times * width), np.float32)
+
+        def compute(outputs: slice) -> None:
+            y = self.floors(flat, (height, width), outputs)
+            y = y.reshape(-1, times, times, height, width).transpose(0, 3, 1, 4, 2)
+            place = out[outputs.start // times**2 : outputs.stop // times**2]
+            np.clip(y, 0, ACTIVATION_MAX, out=place.reshape(-1, height, times, width, times))
+
+        each(compute, slices(len(self.bias), len(flat) * flat.shape[1]))
+        return out
+
+
+def slices(count: int, cost: int) -> list[slice]:
+    """Outputs that are computed at once: all, or four parts of them where that takes some time. Multiples of
+    four, for the shuffle."""
+    step = count if cost < 1 << 15 else max(-(-count // 16) * 4, 4)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 class IntegerHyperSynthesis:
@@ -256,28 +286,37 @@ class IntegerHyperSynthesis:
             np.float32
         )
 
-    def table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int) -> Array:
-        """Table index of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h,
-        w)."""
+    def table_indices(
+        self, symbols: Array, rate_point: int, delta: int, channels: int, each: Each = in_turn
+    ) -> Array:
+        """Table index of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h, w).
+        ``each`` runs an action on several items, maybe on several threads; the result is the same."""
         with _calling_thread:
-            return self._table_indices(symbols, rate_point, delta, channels)
+            return self._table_indices(symbols, rate_point, delta, channels, each)
 
-    def _table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int) -> Array:
+    def _table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int, each: Each) -> Array:
         x = self.hyper_input(symbols, rate_point)
         for layer in self.layers[:-1]:
-            x = layer(x)
+            x = layer(x, each)
         head = self.layers[-1]
         gain = interpolate(self.gain, rate_point)[:channels, None]
         offset = gain - delta * (OCTAVE // DELTA_OCTAVE) - self.scale_zero
-        index = head.floors(x, slice(channels), np.ldexp(offset.astype(np.float32), -self.scale_log2))
-        np.clip(index, 0, self.table_rows - 1, out=index)
-        if self.table_columns > 1:
-            half = len(head.bias) // 2
-            index *= self.table_columns
-            column = head.floors(x, slice(half, half + channels))
-            column += self.table_columns // 2
-            index += np.clip(column, 0, self.table_columns - 1, out=column)
-        return index.astype(np.uint16)
+        rows = np.ldexp(offset.astype(np.float32), -self.scale_log2)
+        half, size, flat = len(head.bias) // 2, x.shape[1:], head.prepared(x)
+        out = np.empty((channels, *size), np.uint16)
+
+        def compute(part: slice) -> None:
+            index = head.floors(flat, size, part, rows[part])
+            np.clip(index, 0, self.table_rows - 1, out=index)
+            if self.table_columns > 1:
+                index *= self.table_columns
+                column = head.floors(flat, size, slice(half + part.start, half + part.stop))
+                column += self.table_columns // 2
+                index += np.clip(column, 0, self.table_columns - 1, out=column)
+            out[part] = index
+
+        each(compute, slices(channels, flat.size))
+        return out
 
     def bits_used(self) -> list[float]:
         """log₂ of the worst partial sum of each layer; exact below 24."""

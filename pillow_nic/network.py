@@ -22,10 +22,7 @@ Everything inside is laid out channels last."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -37,111 +34,30 @@ from .blocks import (
     Conv2d,
     ConvTranspose2d,
     GainUnit,
+    PaintingConv2d,
+    Place,
+    Reduction,
     ResidualBlock,
     SlimConv2d,
     bias_of,
+    cropped,
     from_patches,
-    in_rows,
+    in_strips,
     patch_order,
+    same,
+    times,
     to_patches,
-    widened,
 )
+from .config import NetworkConfig as NetworkConfig
+from .config import Ranks as Ranks
+from .config import Width as Width
+from .config import Writer as Writer
+from .context import ChannelContext
 
 PATCH = 16
 """Side of the linear path's patches, and pixels per latent position."""
 HYPER = 4
 """Latent positions per hyper-latent position, along each side."""
-
-
-@dataclass(frozen=True)
-class Writer:
-    """The analysis: channels at 1/8 and at 1/16 of the resolution, and of each residual block there the
-    channels between its two convolutions."""
-
-    channels_8: int = 128
-    blocks_8: tuple[int, ...] = (128,) * 4 + (256,) * 3
-    channels_16: int = 192
-    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 2
-
-
-@dataclass(frozen=True)
-class Width:
-    """One width of the synthesis: latent groups it carries, channels at 1/8 and at 1/16."""
-
-    groups: int
-    channels_8: int
-    channels_16: int
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
-
-    ``blocks_8`` and ``blocks_16`` are the synthesis's residual blocks. ``hyper_hidden`` are the channels of
-    the hyper transforms, ``hyper_last`` those of the hyper-synthesis at the latent's resolution.
-    ``checkerboard`` says how many of the first groups are predicted in two phases, the second of which sees
-    the first's neighbours. ``predicted_step``: whether the context predicts q beside μ. ``preview``: whether
-    the synthesis has a head that paints reduced pictures at 1/16 of the resolution, without the blocks at
-    1/8. Only μ and q depend on these two, so they cost no bitstream change. ``stepwise_context``: every step
-    has a context of its own, as in nic-1, instead of adding to a common state."""
-
-    groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
-    writer: Writer = Writer()
-    widths: tuple[Width, ...] = (
-        Width(5, 48, 72),
-        Width(5, 64, 128),
-        Width(6, 80, 160),
-        Width(7, 96, 192),
-    )
-    blocks_8: int = 3
-    blocks_16: int = 3
-    hyper_channels: int = 96
-    hyper_hidden: int = 96
-    hyper_last: int = 64
-    features: int = 96
-    context_hidden: int = 128
-    checkerboard: int = 2
-    predicted_step: bool = True
-    preview: bool = True
-    stepwise_context: bool = False
-    rate_points: int = 8
-    lmbda_min: float = 0.0003
-    lmbda_max: float = 0.5
-
-    @property
-    def latent_channels(self) -> int:
-        return sum(self.groups)
-
-    @property
-    def group_ends(self) -> tuple[int, ...]:
-        """Cumulative channel count after each group."""
-        return tuple(sum(self.groups[: g + 1]) for g in range(len(self.groups)))
-
-    @property
-    def steps(self) -> tuple[tuple[int, int], ...]:
-        """The order of prediction: (group, phase); phase 0 all or even positions, 1 odd ones."""
-        return tuple(
-            (g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1)
-        )
-
-    def lmbda(self, point: Tensor) -> Tensor:
-        """λ (loss = bits per pixel + λ·MSE in 8-bit levels²) of a rate point: log-uniform over the range."""
-        ratio = self.lmbda_max / self.lmbda_min
-        return self.lmbda_min * ratio ** (point / (self.rate_points - 1))
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str) -> NetworkConfig:
-        fields: dict[str, Any] = json.loads(text)
-        fields["groups"] = tuple(fields["groups"])
-        fields["widths"] = tuple(Width(**w) for w in fields["widths"])
-        writer: dict[str, Any] = fields["writer"]
-        for name in ("blocks_8", "blocks_16"):
-            writer[name] = tuple(writer[name])
-        fields["writer"] = Writer(**writer)
-        return NetworkConfig(**fields)
 
 
 class AnalysisTransform(nn.Module):
@@ -168,21 +84,36 @@ class AnalysisTransform(nn.Module):
         self.head = SlimConv2d(writer.channels_16, config.latent_channels, 1, std=0.0)
 
     def forward(self, x: Tensor, point: Tensor) -> Tensor:
-        x = x - 0.5
-        with torch.autocast(x.device.type, enabled=False):
-            basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
-            linear = F.linear(to_patches(x, PATCH), basis).permute(0, 3, 1, 2)
+        height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
         kind = self.precision
-        stem = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1)
-        h = F.linear(to_patches(x, 8).to(kind), stem.to(kind), bias_of(self.stem).to(kind)).permute(
-            0, 3, 1, 2
-        )
+        stem, bias = 4 * patch_order(self.stem.weight[:, :, 0, 0], 1), bias_of(self.stem)
+
+        def begin(rows: slice) -> Tensor:
+            patches = to_patches(x[:, :, times(rows, 8)] - 0.5, 8).to(kind)
+            return F.linear(patches, stem.to(kind), bias.to(kind)).permute(0, 3, 1, 2)
+
+        h = in_strips(begin, 2 * height, 2 * width)
         for block in self.blocks_8:
             h = block(h, point)
-        h = self.down(h)
+        before = h
+        h = in_strips(lambda rows: self.down(before[:, :, times(rows, 2)]), height, width)
         for block in self.blocks_16:
             h = block(h, point)
-        return linear + self.head(h).float()
+        with torch.autocast(x.device.type, enabled=False):
+            basis = patch_order(self.klt.weight.flatten(1), 1) / self.deviation[:, None]
+
+        def end(rows: slice) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                patches = to_patches(x[:, :, times(rows, PATCH)] - 0.5, PATCH)
+                linear = F.linear(patches, basis).permute(0, 3, 1, 2)
+            return linear + self.head(h[:, :, rows]).float()
+
+        return in_strips(end, height, width)
+
+    @property
+    def reach(self) -> int:
+        """Latent positions around one on whose pixels it depends."""
+        return len(self.blocks_16) + -(-len(self.blocks_8) // 2)
 
 
 class SynthesisTransform(nn.Module):
@@ -198,42 +129,88 @@ class SynthesisTransform(nn.Module):
         super().__init__()
         self.config = config
         c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
-        n, widths = config.rate_points, len(config.widths)
+        n, ranks = config.rate_points, config.ranks
+        rank_16, rank_8 = (ranks.blocks_16, ranks.blocks_8) if ranks else (None, None)
+        shares = tuple(width.share for width in config.widths)
         self.klt = ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
-        self.blocks_16 = nn.ModuleList(ResidualBlock(c16, c16, n, widths) for _ in range(config.blocks_16))
+        self.blocks_16 = nn.ModuleList(
+            ResidualBlock(c16, c16, n, shares, rank_16) for _ in range(config.blocks_16)
+        )
         self.up = SlimConv2d(c16, 4 * c8, 1)
-        self.blocks_8 = nn.ModuleList(ResidualBlock(c8, c8, n, widths) for _ in range(config.blocks_8))
+        self.blocks_8 = nn.ModuleList(
+            ResidualBlock(c8, c8, n, shares, rank_8) for _ in range(config.blocks_8)
+        )
+        self.reduce = Reduction(c8, ranks.head) if ranks else None
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = SlimConv2d(c8, 3 * 64, 3, padding=1, std=0.0)
+        self.head = PaintingConv2d(ranks.head if ranks else c8, 3 * 64, 3, padding=1, std=0.0)
         if config.preview:
             self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
 
-    def forward(self, y_hat: Tensor, point: Tensor, width: int = -1) -> Tensor:
-        linear = self._linear(y_hat, 1)
+    def forward(
+        self,
+        y_hat: Tensor,
+        point: Tensor,
+        width: int = -1,
+        part: Place = (ALL, ALL),
+        finish: Callable[[Tensor], Tensor] = same,
+    ) -> Tensor:
+        """``part``: the rows and columns of the latent of which the picture is wanted; `reach` more on every
+        side decide it. ``finish``: what to make of the picture, some rows of positions at a time."""
         channels = self.config.widths[width].channels_8
-        h = F.pixel_shuffle(self.up(self._body(y_hat, point, width), 4 * channels), 2)
+        body, inner = cropped(self._body(y_hat, point, width), part, self._reach_8)
+
+        def up(rows: slice) -> Tensor:
+            return F.pixel_shuffle(self.up(body[:, :, rows], 4 * channels), 2)
+
+        h = in_strips(up, *body.shape[2:])
         for block in self.blocks_8:
             h = block(h, point, width)
-        weight, bias = patch_order(self.head.weight[:, : h.shape[1]], 0), patch_order(bias_of(self.head), 0)
-        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
-        return linear + from_patches(painted.float().permute(0, 2, 3, 1), 8)
+        h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
+        if self.reduce is not None:
+            h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
+        painted = self.head(h)[:, :, *inner].permute(0, 2, 3, 1)
+        y_hat = y_hat[:, :, *part]
 
-    def reduced(self, y_hat: Tensor, point: Tensor, factor: int, width: int = -1) -> Tensor:
+        def paint(rows: slice) -> Tensor:
+            patches = painted[:, times(rows, 2)].float()
+            return finish(self._linear(y_hat[:, :, rows], 1).add_(from_patches(patches, 8)))
+
+        return in_strips(paint, *y_hat.shape[2:])
+
+    @property
+    def reach(self) -> int:
+        """Latent positions around that of a pixel on which it depends."""
+        return len(self.blocks_16) + self._reach_8
+
+    @property
+    def _reach_8(self) -> int:
+        return -(-(len(self.blocks_8) + 1) // 2)
+
+    def reduced(
+        self,
+        y_hat: Tensor,
+        point: Tensor,
+        factor: int,
+        width: int = -1,
+        part: Place = (ALL, ALL),
+        finish: Callable[[Tensor], Tensor] = same,
+    ) -> Tensor:
         """The picture at 1/factor of its size, (B, 3, 16·h/factor, 16·w/factor) for a factor of 2, 4, 8 or
         16: about what the mean over each factor × factor pixels would be, for a part of the work."""
         if not self.config.preview:
-            return F.avg_pool2d(self(y_hat, point, width), factor)
-        h = self._body(y_hat, point, width)
+            return self(y_hat, point, width, part, lambda x: finish(F.avg_pool2d(x, factor)))
+        h, inner = cropped(self._body(y_hat, point, width), part, 1)
         # A mean of the head's outputs is one of its weights.
         side = PATCH // factor
         weight = self.preview.weight[:, : h.shape[1]].reshape(3, side, factor // 2, side, factor // 2, -1)
         weight = weight.mean((2, 4)).permute(1, 2, 0, 3).reshape(3 * side**2, h.shape[1], 3, 3)
         bias = bias_of(self.preview).reshape(3, side, factor // 2, side, factor // 2).mean((2, 4))
         bias = bias.permute(1, 2, 0).flatten()
-        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)
-        return self._linear(y_hat, factor) + from_patches(painted.float().permute(0, 2, 3, 1), side)
+        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)[:, :, *inner]
+        linear = self._linear(y_hat[:, :, *part], factor)
+        return finish(linear.add_(from_patches(painted.float().permute(0, 2, 3, 1), side)))
 
     def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
         channels = y_hat.shape[1]
@@ -245,7 +222,10 @@ class SynthesisTransform(nn.Module):
             return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
 
     def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
-        h = self.stem(y_hat.to(self.precision), self.config.widths[width].channels_16)
+        def stem(rows: slice) -> Tensor:
+            return self.stem(y_hat[:, :, rows].to(self.precision), self.config.widths[width].channels_16)
+
+        h = in_strips(stem, *y_hat.shape[2:])
         for block in self.blocks_16:
             h = block(h, point, width)
         return h
@@ -336,104 +316,6 @@ class HyperFeatures(nn.Module):
         return F.leaky_relu(F.pixel_shuffle(self.up2(h), 2), 0.1)
 
 
-class ContextStep(nn.Module):
-    """μ and log₂ q of one group (and phase) from the context's state."""
-
-    def __init__(self, config: NetworkConfig, group: int) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        self.conditioning = Conditioning(config.rate_points, hidden)
-        self.conv = SlimConv2d(hidden, hidden, 1)
-        self.head = SlimConv2d(hidden, config.groups[group] * (1 + config.predicted_step), 1, std=0.0)
-
-    def forward(self, state: Tensor, point: Tensor) -> Tensor:
-        scale, shift = (t[:, :, None, None].to(state.dtype) for t in self.conditioning(point))
-        h = F.leaky_relu(torch.addcmul(shift, state, scale), 0.1, inplace=True)
-        return self.head(F.leaky_relu(self.conv(h), 0.1, inplace=True)).float()
-
-
-LOG2_STEP_MAX = 3.0
-"""Bound of |log₂ q|."""
-
-
-class ChannelContext(nn.Module):
-    """Predicts each step of ``config.steps`` from a state (B, hidden, h, w), to which every group adds what
-    was decoded of it: a 3×3 convolution per group, linear, so that the two phases of a group add up to the
-    whole.
-
-    q is a float's, like μ: it scales what a symbol is worth, not its probability (PULSE, arXiv
-    2609.18602)."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        self.enter = SlimConv2d(config.features, hidden, 3, padding=1)
-        followed = sorted({group for group, _ in config.steps[:-1]})
-        self.see_nets = nn.ModuleList(
-            Conv2d(config.groups[group], hidden, 3, padding=1, bias=False) for group in followed
-        )
-        self.step_nets = nn.ModuleList(ContextStep(config, group) for group, _ in config.steps)
-        self.predicted_step = config.predicted_step
-
-    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        """Some rows of the state before any group: from all the hyper features (B, F, h, w)."""
-        return in_rows(self.enter, features, rows)
-
-    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        """The state of some rows that also knows ŷ of a group that a step follows, (B, channels, h, w), 0
-        where a phase has no position."""
-        return in_rows(self.see_nets[group], value.to(state.dtype), rows).add_(state)
-
-    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        """μ and log₂ q, each (B, channels, h, w); None if the network predicts no q."""
-        out = self.step_nets[step](state, point)
-        if not self.predicted_step:
-            return out, None
-        mu, log2_step = out.chunk(2, 1)
-        return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)
-
-
-class StepwiseContextStep(nn.Module):
-    """μ of one group (and phase) from the hyper features and all that is decoded already (nic-1)."""
-
-    def __init__(self, config: NetworkConfig, group: int, phase: int) -> None:
-        super().__init__()
-        hidden = config.context_hidden
-        seen = config.group_ends[group] - (config.groups[group] if phase == 0 else 0)
-        self.conv1 = SlimConv2d(config.features + seen, hidden, 3, padding=(0, 1))
-        self.conditioning = Conditioning(config.rate_points, hidden)
-        self.conv2 = SlimConv2d(hidden, hidden, 1)
-        self.head = SlimConv2d(hidden, config.groups[group], 1, std=0.0)
-
-    def forward(self, state: Tensor, point: Tensor) -> Tensor:
-        h = F.leaky_relu(self.conv1.scaled(state, *self.conditioning(point)), 0.1)
-        return self.head(F.leaky_relu(self.conv2(h), 0.1)).float()
-
-
-class StepwiseContext(nn.Module):
-    """The context of nic-1: its state is the hyper features and ŷ of the groups so far, with a row more on
-    either side, of zeros where there is none."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.step_nets = nn.ModuleList(StepwiseContextStep(config, g, p) for g, p in config.steps)
-        self.starts = [
-            config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
-        ]
-
-    def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        return widened(features, rows)
-
-    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        start, value = self.starts[group], widened(value, rows)
-        if state.shape[1] > start:  # the second phase
-            value = state[:, start:] + value
-        return torch.cat([state[:, :start], value.to(state.dtype)], 1)
-
-    def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.step_nets[step](state, point), None
-
-
 class Network(nn.Module):
     """All parts of one model. It has no forward of its own: entropy_model.py and codec.py join the parts.
 
@@ -448,7 +330,7 @@ class Network(nn.Module):
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
         self.features = HyperFeatures(config)
-        self.context = StepwiseContext(config) if config.stepwise_context else ChannelContext(config)
+        self.context = ChannelContext(config)
         self.gain = GainUnit(config.rate_points, config.latent_channels)
         self.hyper_gain = GainUnit(config.rate_points, config.hyper_channels)
         if start:

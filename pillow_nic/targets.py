@@ -7,7 +7,7 @@ to be, and a line through two of them where the third. What counts is always the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import Any, NamedTuple
@@ -193,11 +193,23 @@ def _next(goal: Goal, points: Sequence[tuple[float, float]]) -> float:
     if one_sided and len(points) > ATTEMPTS // 2:  # ever further: is there another side?
         away = (goal.aim - typical[0][1]) * 4 ** (len(points) - ATTEMPTS // 2)
         return _position(goal, typical[0][0] + away)
-    for most in (3, 2):
-        x = _through(typical[:most], goal.aim)
-        if x is not None and len(typical) >= most and below < x < above:
+    for few in _nearest(typical, below, above):
+        x = _through(few, goal.aim)
+        if x is not None and below < x < above:
             return _position(goal, x)
     return _position(goal, typical[0][0] + goal.aim - typical[0][1] if one_sided else (below + above) / 2)
+
+
+def _nearest(
+    points: Sequence[tuple[float, float]], below: float, above: float
+) -> Iterator[Sequence[tuple[float, float]]]:
+    """The points through which to look, the best guess first: where three have not helped, scores do not
+    rise as smoothly as a parabola, and the two that enclose the aim are left."""
+    enclosing = [point for point in points if point[0] in (below, above)]
+    if len(points) > ATTEMPTS // 2 and len(enclosing) == 2:
+        yield enclosing
+    else:
+        yield from (points[:most] for most in (3, 2) if len(points) >= most)
 
 
 def _through(points: Sequence[tuple[float, float]], score: float) -> float | None:

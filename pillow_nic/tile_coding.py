@@ -5,7 +5,8 @@ say what a symbol is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -66,7 +67,9 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
     z = torch.round(network.h_a(y, point) * z_gain).clamp(-MAX_SYMBOL, MAX_SYMBOL)
     hyper = z[0].cpu().numpy().astype(np.int32)
     y = y[:, : model.config.group_ends[header.groups - 1]]
-    indices = model.integer_net.table_indices(hyper, header.rate_point, header.delta, y.shape[1])
+    indices = model.integer_net.table_indices(
+        hyper, header.rate_point, header.delta, y.shape[1], workers.each_within
+    )
     indices = indices[:, : size[0], : size[1]]
     has_table = torch.from_numpy(model.tables.sizes[indices] > 0).to(model.device)[None].float()
     side = side_information(network, z, point, header.delta / DELTA_OCTAVE, size)
@@ -82,33 +85,36 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
 
 
 def write_layers(
-    model: Model, by_tile: Sequence[TileSymbols], layer_ends: tuple[int, ...]
+    model: Model, by_tile: Sequence[TileSymbols], layer_ends: tuple[int, ...], threads: int = 1
 ) -> list[list[bytes]]:
     """Streams of every layer and tile, for layers that end after these groups."""
-    streams: list[list[bytes]] = []
-    for start, end in pairwise((0, *layer_ends)):
-        streams.append([])
-        for tile in by_tile:
-            writer = SymbolWriter()
-            if start == 0:
-                writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
-            for g in range(start, end):
-                part = slice(model.config.group_ends[g] - model.config.groups[g], model.config.group_ends[g])
-                writer.put(tile.symbols[part], tile.indices[part], model.tables)
-            streams[-1].append(writer.getvalue())
-    return streams
+    ends, groups = model.config.group_ends, model.config.groups
+
+    def write(place: tuple[int, int, TileSymbols]) -> bytes:
+        start, end, tile = place
+        writer = SymbolWriter()
+        if start == 0:
+            writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
+        for g in range(start, end):
+            part = slice(ends[g] - groups[g], ends[g])
+            writer.put(tile.symbols[part], tile.indices[part], model.tables)
+        return writer.getvalue()
+
+    places = [(start, end, tile) for start, end in pairwise((0, *layer_ends)) for tile in by_tile]
+    streams = workers.each(write, places, threads)
+    return [streams[first : first + len(by_tile)] for first in range(0, len(streams), len(by_tile))]
 
 
 def write_file(
-    model: Model, by_tile: Sequence[TileSymbols], header: Header, join: bool
+    model: Model, by_tile: Sequence[TileSymbols], header: Header, join: bool, threads: int = 1
 ) -> tuple[Header, list[list[bytes]]]:
     """The streams of a file, and its header with the layers that it has at last. ``join``: those that are
     too small to be worth a stream of their own."""
-    streams = write_layers(model, by_tile, header.layer_ends)
+    streams = write_layers(model, by_tile, header.layer_ends, threads)
     if join:
         ends = _join_layers(header.layer_ends, streams)
         if ends != header.layer_ends:
-            header, streams = replace(header, layer_ends=ends), write_layers(model, by_tile, ends)
+            header, streams = replace(header, layer_ends=ends), write_layers(model, by_tile, ends, threads)
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
     while len(streams) > 1 and not any(streams[-1]):
@@ -173,24 +179,33 @@ def read_symbols(
     groups that are there, with their table indices. BitstreamError names the stream."""
     config = model.config
     channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
-    z = np.zeros((config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER)), np.int32)
+    shape = (config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER))
     symbols = np.zeros((channels, *size), np.int32)
-    indices = np.zeros(0, np.uint16)
-    group = 0
-    for layer, stream in enumerate(streams):
+
+    @contextmanager
+    def naming(layer: int) -> Iterator[None]:
         try:
-            reader = SymbolReader(stream)
-            if layer == 0:
-                z = reader.get(_hyper_indices(z.shape), model.hyper_tables)
-                indices = model.integer_net.table_indices(z, header.rate_point, header.delta, channels)
-                indices = indices[:, : size[0], : size[1]]
-            for g in range(group, header.layer_ends[layer]):
+            yield
+        except BitstreamError as error:
+            raise BitstreamError(f"stream of layer {layer + 1}, tile {number + 1}: {error}") from error
+
+    with naming(0):
+        first = SymbolReader(streams[0])
+        z = first.get(_hyper_indices(shape), model.hyper_tables)
+    indices = model.integer_net.table_indices(
+        z, header.rate_point, header.delta, channels, workers.each_within
+    )
+    indices = indices[:, : size[0], : size[1]]
+
+    def read(layer: int) -> None:
+        with naming(layer):
+            reader = SymbolReader(streams[layer]) if layer else first
+            for g in range(header.layer_ends[layer - 1] if layer else 0, header.layer_ends[layer]):
                 part = slice(config.group_ends[g] - config.groups[g], config.group_ends[g])
                 symbols[part] = reader.get(indices[part], model.tables)
             reader.finish()
-        except BitstreamError as error:
-            raise BitstreamError(f"stream of layer {layer + 1}, tile {number + 1}: {error}") from error
-        group = header.layer_ends[layer]
+
+    workers.each_within(read, reversed(range(len(streams))))  # the largest groups come last
     return z, symbols, indices
 
 

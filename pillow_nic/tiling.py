@@ -92,22 +92,12 @@ halo."""
 
 
 def pieces(
-    height: int, width: int, halo: int, threads: int, side: int = PIECE, window: Window | None = None
+    height: int, width: int, halo: int, side: int = PIECE, window: Window | None = None
 ) -> Iterator[Tile]:
-    """The whole or a window of it in pieces of about one size, of at most ``side`` × ``side``, with a halo;
-    at least as many as there are threads, where that leaves them twice as deep as the halo: two halves of
-    less take nearly as long as the whole."""
+    """The whole or a window of it in pieces of about one size, of at most ``side`` × ``side``, with a
+    halo."""
     rows, columns = window or Window(range(height), range(width))
     down, across = -(-len(rows) // side), -(-len(columns) // side)
-    while down * across % threads:  # an even load
-        if len(rows) / down >= len(columns) / across:
-            if len(rows) < (down + 1) * 2 * halo:
-                break
-            down += 1
-        else:
-            if len(columns) < (across + 1) * 2 * halo:
-                break
-            across += 1
     for row in spans(height, -(-len(rows) // down), halo, rows):
         for column in spans(width, -(-len(columns) // across), halo, columns):
             yield Tile(row, column)

@@ -72,11 +72,20 @@ class Model:
         return self.network.config
 
     def point(self, *rate_points: int) -> torch.Tensor:
-        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on
-        ``device``."""
-        most = self.config.rate_points - 1
-        points = [rate_point * most / (1 << RATE_POINT_BITS) for rate_point in rate_points]
-        return torch.tensor(points, dtype=torch.float32, device=self.device)
+        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on ``device``.
+        Asked for the same ones again, it gives the same tensor, by which the networks know them."""
+        last = self._points.get("last")
+        if last is None or last[0] != rate_points:
+            most = self.config.rate_points - 1
+            points = [rate_point * most / (1 << RATE_POINT_BITS) for rate_point in rate_points]
+            with torch.inference_mode(False):  # gradients may pass it
+                last = rate_points, torch.tensor(points, dtype=torch.float32, device=self.device)
+            self._points["last"] = last
+        return last[1]
+
+    @cached_property
+    def _points(self) -> dict[str, tuple[tuple[int, ...], torch.Tensor]]:
+        return {}
 
     @cached_property
     def symbol_costs(self) -> torch.Tensor:

@@ -71,7 +71,7 @@ def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) 
     if not listed or getattr(_thread, "is_worker", False):
         return [action(item) for item in listed]
     running = min(threads, len(listed))
-    work = _Work(action, listed, threads // running - 1)
+    work = _Work(action, listed, _Idle(threads - running))
     futures = [_pool_of(running).submit(work) for _ in range(running)]
     try:
         wait(futures)
@@ -83,34 +83,55 @@ def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) 
 
 
 def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """As `each`, for an action of `each`: on its own thread, helped by those that `each` was granted and had
-    no items for."""
-    listed, helpers = list(items), getattr(_thread, "helpers", 0)
-    if not helpers or len(listed) < 2:
+    """As `each`, for an action of `each`: on its own thread, helped by those that `each` was granted and has
+    no items for, or none any more."""
+    listed = list(items)
+    idle: _Idle | None = getattr(_thread, "idle", None)
+    helpers = 0 if idle is None else idle.take(len(listed) - 1)
+    if idle is None or not helpers:
         return [action(item) for item in listed]
-    work = _Work(action, listed, 0)
-    futures = [_pool_of(helpers + 1).submit(work) for _ in range(min(helpers, len(listed) - 1))]
+    work = _Work(action, listed, None)
+    futures = [_pool_of(helpers + 1).submit(work) for _ in range(helpers)]
     try:
         work()
     finally:
-        _thread.helpers = helpers
         # One that still waits for its thread, in a pool that others have filled, is not waited for.
         begun = [future for future in futures if not future.cancel()]
         wait(begun)
+        idle.give(helpers)
+        _thread.idle = idle
     return work.finished(begun)
 
 
-class _Work(Generic[Item, Result]):
-    """Items that threads take one after another, each with the help of so many more."""
+class _Idle:
+    """How many threads of an `each` have nothing to do."""
 
-    def __init__(self, action: Callable[[Item], Result], items: list[Item], helpers: int) -> None:
-        self.action, self.items, self.helpers = action, items, helpers
+    def __init__(self, count: int) -> None:
+        self.count, self.lock = count, threading.Lock()
+
+    def take(self, most: int) -> int:
+        """Some of them, ``most`` at most, which are to be given back."""
+        with self.lock:
+            taken = max(min(self.count, most), 0)
+            self.count -= taken
+        return taken
+
+    def give(self, count: int) -> None:
+        with self.lock:
+            self.count += count
+
+
+class _Work(Generic[Item, Result]):
+    """Items that threads take one after another, helped by those that are idle."""
+
+    def __init__(self, action: Callable[[Item], Result], items: list[Item], idle: _Idle | None) -> None:
+        self.action, self.items, self.idle = action, items, idle
         self.waiting = iter(range(len(items)))  # next() of it is atomic
         self.results: list[Result | None] = [None] * len(items)
         self.stop = threading.Event()
 
     def __call__(self) -> None:
-        _thread.helpers = self.helpers
+        _thread.idle = self.idle
         try:
             with torch.inference_mode():
                 for index in self.waiting:
@@ -120,6 +141,8 @@ class _Work(Generic[Item, Result]):
         except BaseException:
             self.stop.set()
             raise
+        if self.idle is not None:
+            self.idle.give(1)
 
     def finished(self, futures: list[Future[None]]) -> list[Result]:
         for future in futures:

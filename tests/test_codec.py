@@ -20,7 +20,7 @@ from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
 from pillow_nic.header import Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.network import Network, NetworkConfig
+from pillow_nic.network import AnalysisTransform, Network, NetworkConfig, SynthesisTransform
 from pillow_nic.options import TUNES
 from pillow_nic.tiling import Window
 
@@ -429,12 +429,10 @@ def test_region_outside(tiled_file: bytes, region: tuple[int, int, int, int]) ->
 
 
 def test_halos_by_hand(restless: weights.Model, tiny: weights.Model) -> None:
-    halos = [
-        (codec._analysis_halo(config), decoding._synthesis_halo(config))
-        for config in (NetworkConfig(), restless.config, tiny.config)
-    ]
+    networks = (Network(NetworkConfig(), start=False), restless.network, tiny.network)
+    halos = [(network.g_a.reach, network.g_s.reach) for network in networks]
     # one position for each 3×3 convolution at 1/16, half a one for each at 1/8; the synthesis has one more
-    assert halos == [(5 + 4, 3 + 2), (3 + 2, 3 + 3), (1 + 1, 1 + 2)]
+    assert halos == [(5 + 4, 3 + 3), (3 + 2, 3 + 3), (1 + 1, 1 + 2)]
 
 
 @pytest.mark.parametrize("which", ["restless", "tiny"])
@@ -445,12 +443,12 @@ def test_halo_is_no_larger_than_it_must_be(
     chosen: weights.Model = request.getfixturevalue(which)
     pixels = picture(280, 130)
     latent, seamless = transformed(chosen, pixels, 64)
-    analysis, synthesis = codec._analysis_halo(chosen.config), decoding._synthesis_halo(chosen.config)
+    analysis, synthesis = chosen.network.g_a.reach, chosen.network.g_s.reach
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "_analysis_halo", lambda config: analysis - 1)
+        patch.setattr(AnalysisTransform, "reach", analysis - 1)
         other = transformed(chosen, pixels, 8)[0]
         assert (other - latent).abs().max() > 1e-3 * latent.abs().max()
-    monkeypatch.setattr(decoding, "_synthesis_halo", lambda config: synthesis - 1)
+    monkeypatch.setattr(SynthesisTransform, "reach", synthesis - 1)
     assert np.abs(transformed(chosen, pixels, 8)[1] - seamless).max() > 1
 
 

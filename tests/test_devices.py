@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import pixels, whole_photo
-from tiny_model import CONFIG, STEPWISE, random_network, save_weights
+from tiny_model import CONFIG, PLAIN, random_network, save_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -116,7 +116,7 @@ class OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=[CONFIG, STEPWISE, replace(STEPWISE, preview=False)], ids=["new", "stepwise", "nic-1"])
+@pytest.fixture(params=[CONFIG, PLAIN, replace(PLAIN, preview=False)], ids=["new", "plain", "nic-1"])
 def on_meta(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[weights.Model]:
@@ -133,9 +133,9 @@ def on_meta(
     monkeypatch.setattr(weights, "load", load)
     monkeypatch.setattr(weights, "pick_device", lambda device=None: torch.device(device or META))
     monkeypatch.setattr(workers._thread, "is_worker", True, raising=False)
-    effort = options.TOP_EFFORT
-    few = replace(refinement.SCHEDULES[effort], iterations=2)
-    monkeypatch.setitem(refinement.SCHEDULES, effort, few)
+    for effort, stages in refinement.STAGES.items():
+        few = tuple(replace(stage, iterations=1) for stage in stages)
+        monkeypatch.setitem(refinement.STAGES, effort, few)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     with torch.no_grad(), OneDevice():
         yield model

@@ -37,7 +37,10 @@ def test_ms_ssim_is_that_of_pytorch_msssim(shape: tuple[int, int]) -> None:
 def test_gradient_of_ms_ssim_is_that_of_pytorch_msssim() -> None:
     before = whole_photo()[:176, :176]
     gradients = []
-    for similarity in (lambda a, b: distortion.Similarity(a)(b), lambda a, b: reference(b, a, data_range=1.0)):
+    for similarity in (
+        lambda a, b: distortion.Similarity(a)(b),
+        lambda a, b: reference(b, a, data_range=1.0),
+    ):
         y = tensor(noisy(before)).requires_grad_(True)
         similarity(tensor(before), y).sum().backward()
         assert y.grad is not None

@@ -57,10 +57,12 @@ class PageReader:
             "join": lambda *parts: torch.cat(parts),
             "clamp": torch.clamp,
             "patches": self.patches,
-            **{key: self.network[key] for key in ("checkerboard", "stepwise_context", "predicted_step")},
+            **{key: self.network[key] for key in ("checkerboard", "predicted_step")},
+            "ranks": self.network.get("ranks"),
             "channels_of_groups": self.groups,
             "channels_8": [width["channels_8"] for width in self.network["widths"]],
             "channels_16": [width["channels_16"] for width in self.network["widths"]],
+            "shares": [width.get("share", 1) for width in self.network["widths"]],
             "blocks_8": self.network["blocks_8"],
             "blocks_16": self.network["blocks_16"],
         }
@@ -176,7 +178,8 @@ def test_a_model_that_predicts_the_step(delta: int, tmp_path: Path, monkeypatch:
         pixels(size=(70, 90)), quality=0.4, model="tiny", layers=2, network_width=2, device="cpu"
     )
     reader = PageReader(data, tmp_path)
-    assert (reader.network["stepwise_context"], reader.network["predicted_step"]) == (False, True)
+    assert reader.network["ranks"]
+    assert reader.network["predicted_step"]
     expected = codec.decode(data, device="cpu").astype(int)
     assert len(np.unique(expected)) > 50
     assert np.abs(reader.pixels() - expected).max() <= 1

@@ -105,6 +105,10 @@ def test_a_step_exponent_moves_every_row_by_the_same(integer_net: IntegerHyperSy
 # ---------------------------------------------------------------------------------------------- against int64
 
 
+def floors(layer: IntegerConv, x: Array, offset: Array | float = 0.0) -> Array:
+    return layer.floors(layer.prepared(x.astype(np.float32)), x.shape[1:], offset=offset)
+
+
 def int64_floors(layer: IntegerConv, x: Array, offset: Array | int = 0) -> Array:
     """(W·x + b + offset) >> s in plain integers, tap by tap."""
     x = x.astype(np.int64)
@@ -170,7 +174,7 @@ def test_every_layer_is_exact_at_its_bounds(
             random.choice([low, layer.input_max], (channels, *shape)),
             np.full((channels, *shape), layer.input_max),
         ):
-            np.testing.assert_array_equal(layer.floors(x.astype(np.float32)), int64_floors(layer, x))
+            np.testing.assert_array_equal(floors(layer, x), int64_floors(layer, x))
             np.testing.assert_array_equal(layer(x.astype(np.float32)), int64_conv(layer, x))
 
 
@@ -186,7 +190,7 @@ def test_sums_at_the_edge_of_the_exact_range() -> None:
     layer.check("edge")
     assert layer.worst_sum() == EXACT - 1
     for x in (np.full((96, 5, 5), 511), random.choice([-511, 511, 509], (96, 5, 5))):
-        np.testing.assert_array_equal(layer.floors(x.astype(np.float32)), int64_floors(layer, x))
+        np.testing.assert_array_equal(floors(layer, x), int64_floors(layer, x))
     with pytest.raises(WeightsError, match="edge: a partial sum may reach 16777216"):
         replace(layer, bias=bias + 1).check("edge")
 
@@ -206,7 +210,7 @@ def test_offsets_at_the_edge_of_the_exact_range(sign: int) -> None:
         for x in (np.full((96, 3, 1), 511), np.random.default_rng(7).integers(0, 512, (96, 3, 1))):
             offset = np.full((2, 1), sign * sixteenths / 16)
             expected = int64_floors(layer, x, sign * (sixteenths << (layer.shift.astype(np.int64) - 4)))
-            np.testing.assert_array_equal(layer.floors(x.astype(np.float32), offset=offset), expected)
+            np.testing.assert_array_equal(floors(layer, x, offset), expected)
     with pytest.raises(WeightsError, match="head: a partial sum may reach"):
         layer.check("head", most + 1)
 

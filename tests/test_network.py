@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_model import CONFIG, STEPWISE, random_network
+from tiny_model import CONFIG, PLAIN, random_network
 from torch import Tensor
 
-from pillow_nic.bench.scalability import costs, decode_cost, encode_cost
+from pillow_nic.bench.scalability import COST_SIDE, costs, decode_cost, encode_cost
 from pillow_nic.blocks import GainUnit, ResidualBlock, interpolate
+from pillow_nic.context import LOG2_STEP_MAX
 from pillow_nic.entropy_model import checkerboard
-from pillow_nic.network import LOG2_STEP_MAX, Network, NetworkConfig, Width
+from pillow_nic.network import Network, NetworkConfig, Width
 
 CPU = torch.device("cpu")
 FULL = NetworkConfig()
@@ -62,12 +63,28 @@ def test_counted_cost_is_that_of_the_layers(full: Network) -> None:
     head = writer.channels_16 * FULL.latent_channels / 256
     assert parts["g_a"] == linear + stem + blocks + down + head
     # At a narrow width, the context knows every group but the last and predicts μ and log₂ q of each.
-    groups, state = FULL.groups[: FULL.widths[0].groups], FULL.context_hidden
-    seen = sum(n * (2 if g < FULL.checkerboard else 1) for g, n in enumerate(groups[:-1]))
-    steps = len(groups) + FULL.checkerboard
-    predicted = 2 * (sum(groups) + sum(groups[: FULL.checkerboard]))
-    context = 9 * (FULL.features + seen) * state + steps * state**2 + predicted * state
+    assert FULL.ranks is not None
+    rank, within = FULL.ranks.context, FULL.context_hidden
+    steps = [(g, p) for g, p in FULL.steps if g < FULL.widths[0].groups]
+    seen = sum(FULL.features + sum(FULL.groups[: g + p]) for g, p in steps)
+    predicted = 2 * sum(FULL.groups[g] for g, _ in steps)
+    rows = COST_SIDE // 16
+    context = (
+        seen * rank * (rows + 2) / rows + len(steps) * (9 * rank * within + within**2) + predicted * within
+    )
     assert costs(full, 0)["context"] == context / 256
+    narrow = FULL.widths[0]
+    blocks = 0.0
+    for channels, rank, count, side in (
+        (narrow.channels_16, FULL.ranks.blocks_16, FULL.blocks_16, 16),
+        (narrow.channels_8, FULL.ranks.blocks_8, FULL.blocks_8, 8),
+    ):
+        few, some = narrow.share * rank, narrow.share * channels
+        blocks += count * (few * channels + 9 * few * some + some * channels) / side**2
+    head = narrow.share * FULL.ranks.head * (narrow.channels_8 + 9 * 192) / 64
+    ends = FULL.group_ends[narrow.groups - 1] * (narrow.channels_16 + 768) / 256
+    up = 4 * narrow.channels_8 * narrow.channels_16 / 256
+    assert costs(full, 0)["g_s"] == blocks + head + ends + up
 
 
 # ----------------------------------------------------------------------------------------------------- widths
@@ -102,6 +119,8 @@ def test_widths_differ() -> None:
 
 def test_a_narrower_input_of_a_block_has_hidden_channels_in_proportion() -> None:
     block = ResidualBlock(8, 12, 2)
+    block.conv1.start()
+    block.conv2.start()
     x = noise(1, 4, 3, 3)
     inner = block.conv1(x, 6)
     expected = x + block.conv2(torch.nn.functional.leaky_relu(inner, 0.1), 4)
@@ -135,7 +154,7 @@ def orthonormal(rows: int) -> Tensor:
 
 
 def klt_network(channels: int) -> tuple[Network, Tensor]:
-    config = replace(CONFIG, groups=(8, channels - 8), widths=(Width(1, 8, 8), Width(2, 16, 24)))
+    config = replace(CONFIG, groups=(8, channels - 8), widths=(Width(1, 8, 8, 0.5), Width(2, 16, 24)))
     network = Network(config).eval().requires_grad_(False)
     basis = orthonormal(channels)
     network.start_from_klt(basis, torch.linspace(3, 0.05, channels))
@@ -206,7 +225,7 @@ def test_lambda_spans_its_range_log_uniformly() -> None:
     torch.testing.assert_close(ratios, ratios[:1].expand(4))
 
 
-@pytest.mark.parametrize("config", [CONFIG, STEPWISE])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN])
 def test_conditioning_folded_into_the_weights_equals_conditioning_of_the_features(
     config: NetworkConfig,
 ) -> None:
@@ -235,20 +254,24 @@ def test_each_picture_of_a_batch_follows_its_own_rate_point() -> None:
 # ---------------------------------------------------------------------------------------------------- context
 
 
-@pytest.mark.parametrize("config", [CONFIG, STEPWISE])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN])
 def test_two_phases_of_a_group_add_up_to_the_whole(config: NetworkConfig) -> None:
     context, value = random_network(config).context, noise(1, 8, 4, 5)
     state = context.start(noise(1, config.features, 4, 5, seed=4))
     even = checkerboard(4, 5, CPU)
     once = context.see(state, 0, value)
-    assert (once.shape != state.shape) == config.stepwise_context
     in_two = context.see(context.see(state, 0, value * even), 0, value * (1 - even))
-    torch.testing.assert_close(in_two, once)
+    assert (state.channels, once.channels, in_two.channels) == (config.features, *2 * [once.plane.shape[1]])
+    torch.testing.assert_close(in_two.plane, once.plane)
 
 
-def test_every_group_that_a_step_follows_is_seen() -> None:
-    assert len(random_network().context.see_nets) == 2
-    assert len(random_network(replace(CONFIG, checkerboard=3)).context.see_nets) == 3
+def test_a_step_sees_all_groups_before_it() -> None:
+    for config in (CONFIG, PLAIN):
+        seen = [
+            step.conv1.in_channels if step.reduce is None else step.reduce.in_channels
+            for step in random_network(config).context.step_nets
+        ]
+        assert seen == [config.features + n for n in (0, 8, 8, 16)]
 
 
 def test_predicted_step_is_bounded() -> None:
@@ -256,7 +279,9 @@ def test_predicted_step_is_bounded() -> None:
     step = network.context.step_nets[2]
     for bias, bound in ((99.0, LOG2_STEP_MAX), (-99.0, -LOG2_STEP_MAX)):
         step.head.bias[8:] = bias
-        mu, log2_step = network.context.predict(2, noise(1, CONFIG.context_hidden, 3, 3), at(1.0))
+        state = network.context.start(noise(1, CONFIG.features, 3, 3))
+        state = network.context.see(state, 0, noise(1, 8, 3, 3))
+        mu, log2_step = network.context.predict(2, state, at(1.0))
         assert (log2_step == bound).all()
         assert mu.shape == log2_step.shape == (1, 8, 3, 3)
         assert mu.abs().max() < 10
@@ -270,7 +295,7 @@ def test_context_starts_with_means_of_zero_and_steps_of_one() -> None:
 
 
 def test_context_of_the_first_network_predicts_no_step() -> None:
-    context = random_network(STEPWISE).context
+    context = random_network(PLAIN).context
     mu, log2_step = context.predict(0, context.start(noise(1, CONFIG.features, 3, 3)), at(1.0))
     assert mu.any()
     assert log2_step is None
@@ -279,7 +304,7 @@ def test_context_of_the_first_network_predicts_no_step() -> None:
 # ----------------------------------------------------------------------------------------------------- config
 
 
-@pytest.mark.parametrize("config", [FULL, CONFIG, STEPWISE, replace(CONFIG, lmbda_min=0.1 + 0.2)])
+@pytest.mark.parametrize("config", [FULL, CONFIG, PLAIN, replace(CONFIG, lmbda_min=0.1 + 0.2)])
 def test_configuration_survives_json(config: NetworkConfig) -> None:
     back = NetworkConfig.from_json(config.to_json())
     assert back == config

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import photo, pixels, psnr, saved
-from tiny_model import CONFIG, STEPWISE, random_network, save_weights
+from tiny_model import CONFIG, PLAIN, random_network, save_weights
 
 import pillow_nic
 from pillow_nic import codec, distortion, refinement, tile_coding, weights, workers
@@ -24,9 +24,9 @@ from pillow_nic.tiling import tiles
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for effort, iterations in ((2, 2), (3, 4)):
-        schedule = replace(refinement.SCHEDULES[effort], iterations=iterations)
-        monkeypatch.setitem(refinement.SCHEDULES, effort, schedule)
+    for effort, stages in refinement.STAGES.items():
+        few = tuple(replace(stage, iterations=2) for stage in stages)
+        monkeypatch.setitem(refinement.STAGES, effort, few)
 
 
 def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple[float, float]:
@@ -111,9 +111,7 @@ def test_pieces_cover_each_tile_once() -> None:
 # ------------------------------------------------------------------------------------- any network
 
 
-@pytest.fixture(
-    params=[CONFIG, replace(CONFIG, predicted_step=False), STEPWISE], ids=["q", "no q", "stepwise"]
-)
+@pytest.fixture(params=[CONFIG, replace(CONFIG, predicted_step=False), PLAIN], ids=["q", "no q", "plain"])
 def tiny(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Model:
     config: NetworkConfig = request.param
     monkeypatch.setattr(weights, "_models", {})
@@ -156,8 +154,8 @@ def test_the_estimated_bits_are_those_of_the_file(tiny: weights.Model) -> None:
     def bits() -> tuple[float, float]:
         tile = task.known(next(tiles(5, 4, 64)), start)
         zero, coded = task.tables(start.indices)
-        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator(), 0.0)
-        coder.begin(y[:, : task.channels], 1e-3)
+        coder = refinement._Annealing(tile.side, task.costs, task.reach, zero, coded, torch.Generator())
+        coder.begin(y[:, : task.channels], 1e-3, 0.0)
         refinement.code_groups(tiny.network, tile.side.features, task.point, coder, header.groups)
         w = torch.from_numpy(start.symbols)[None].long()
         return float(coder.bits), float(task.costs[zero + w].sum())

@@ -22,11 +22,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from tiny_model import CONFIG, STEPWISE, random_network
+from tiny_model import CONFIG, PLAIN, random_network
 
 from pillow_nic import codec, container, distortion, weights
 from pillow_nic.errors import WeightsError
-from pillow_nic.network import NetworkConfig
+from pillow_nic.network import NetworkConfig, Ranks
 
 pytestmark = [
     pytest.mark.training,
@@ -77,9 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts() -> SimpleNamespace:
     """The modules that need the extra."""
-    from pillow_nic.training import data, export, grow, loss, train
+    from pillow_nic.training import data, export, grow, loss, low_rank, train
 
-    return SimpleNamespace(data=data, export=export, grow=grow, loss=loss, train=train)
+    return SimpleNamespace(data=data, export=export, grow=grow, loss=loss, low_rank=low_rank, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def random_model(parts: SimpleNamespace, config: NetworkConfig = SMALL) -> Any:
     return model
 
 
-@pytest.mark.parametrize("config", [SMALL, STEPWISE])
+@pytest.mark.parametrize("config", [SMALL, PLAIN])
 def test_a_forward_pass_and_its_gradients(parts: SimpleNamespace, config: NetworkConfig) -> None:
     model = random_model(parts, config)
     x = torch.rand(2, 3, 64, 80)
@@ -315,6 +315,27 @@ def test_new_blocks_of_the_writer_change_nothing(parts: SimpleNamespace) -> None
     assert gradient.abs().max() > 0
 
 
+def test_convolutions_are_cut_where_it_costs_least(parts: SimpleNamespace) -> None:
+    """With full ranks the network is the old one; with lower ones nearer to it than by the first channels."""
+    old = random_model(parts, replace(PLAIN, widths=(CONFIG.widths[2],)))
+    shape, state = old.network.config, old.state_dict()
+    crops = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    point = torch.tensor([1.0])
+
+    def difference(ranks: Ranks, sort: bool = True) -> float:
+        new = parts.loss.TrainingModel(replace(shape, ranks=ranks))
+        parts.grow.grow(new, state)
+        if sort:
+            parts.low_rank.cut(new.network, shape, state, crops.split(4))
+        y = old.network.g_a(crops, point)
+        return (new.network.g_s(y, point) - old.network.g_s(y, point)).square().mean().item()
+
+    spread = old.network.g_s(old.network.g_a(crops, point), point).var().item()
+    assert difference(Ranks(24, 16, 16, 99)) < 1e-8 * spread
+    half = Ranks(12, 8, 8, 5)
+    assert 0 < difference(half) < 0.5 * difference(half, sort=False)
+
+
 def test_a_smaller_synthesis_takes_the_first_channels(parts: SimpleNamespace) -> None:
     """A network whose only width is an inner one of the old network reads as the old one does there, but for
     the conditioning, which it has from the widest."""
@@ -332,7 +353,7 @@ def test_a_smaller_synthesis_takes_the_first_channels(parts: SimpleNamespace) ->
 
 
 def test_what_has_another_shape_keeps_its_own_start(parts: SimpleNamespace) -> None:
-    old = random_model(parts, STEPWISE)
+    old = random_model(parts, PLAIN)
     new = parts.loss.TrainingModel(replace(SMALL, context_hidden=SMALL.context_hidden + 1))
     start = {k: v.clone() for k, v in new.state_dict().items()}
     parts.grow.grow(new, old.state_dict())

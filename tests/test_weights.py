@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_model import CONFIG, METADATA, STEPWISE, random_network, save_weights, weights_tensors
+from tiny_model import CONFIG, METADATA, PLAIN, random_network, save_weights, weights_tensors
 
 from pillow_nic import weights
 from pillow_nic.errors import NicError, UnsupportedModelError, WeightsError
@@ -105,7 +105,7 @@ def test_every_tune_has_a_model_of_at_most_20_mb() -> None:
         assert find(model).stat().st_size <= 20e6
 
 
-@pytest.mark.parametrize("config", [CONFIG, STEPWISE])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN])
 def test_model_of_a_file(folder: Path, config: NetworkConfig) -> None:
     network = random_network(config)
     file = save_weights(folder / "tiny.safetensors", network)
@@ -171,7 +171,7 @@ def too_steep(tensors: dict[str, torch.Tensor]) -> None:
         without("network.g_a.klt.weight"),
         without("network.g_s.deviation"),
         cut("network.gain.log2_gain"),
-        cut("network.context.step_nets.0.conv.bias"),
+        cut("network.context.step_nets.0.conv2.bias"),
         lambda t: t.update({"network.g_b.weight": torch.zeros(1)}),
         without("integer.3.shift"),
         without("integer.layers"),
@@ -202,7 +202,7 @@ def test_a_device_that_computes_something_else_is_found_out(
     convolve = torch.nn.functional.conv2d
 
     def broken(*arguments: Any, **options: Any) -> torch.Tensor:
-        return convolve(*arguments, **options) * 1.05
+        return convolve(*arguments, **options) * 1.5
 
     with monkeypatch.context() as patch:
         patch.setattr("torch.nn.functional.conv2d", broken)

@@ -139,6 +139,24 @@ def test_work_within_work_is_helped_by_threads_without_items() -> None:
     assert len(set(workers.each(outer, [0], 3)[0])) == 3
 
 
+def test_work_within_work_is_helped_by_threads_that_have_finished() -> None:
+    meeting, alone = threading.Barrier(2), threading.Event()
+
+    def outer(item: int) -> int:
+        if item == 0:
+            alone.wait(30)
+            return 0
+        for _ in range(1000):  # until the other thread has nothing to do any more
+            names = workers.each_within(lambda _: threading.current_thread().name, range(2))
+            alone.set()
+            time.sleep(0.001)
+            if len(set(names)) == 2:
+                break
+        return len(workers.each_within(lambda _: meeting.wait(30), range(2)))
+
+    assert workers.each(outer, [0, 1], 2) == [0, 2]
+
+
 def test_work_within_work_is_done_by_one_thread_where_none_is_left() -> None:
     def inner(_: int) -> str:
         return threading.current_thread().name

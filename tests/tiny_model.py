@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from pillow_nic import self_test
 from pillow_nic.entropy_tables import Tables
 from pillow_nic.integer_net import Array, IntegerHyperSynthesis
-from pillow_nic.network import Network, NetworkConfig, Width, Writer
+from pillow_nic.network import Network, NetworkConfig, Ranks, Width, Writer
 from pillow_nic.training.quantise import quantise
 from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from_pmf
 
 CONFIG = NetworkConfig(
     groups=(8, 8, 16),
     writer=Writer(14, (11, 18), 20, (22,)),
-    widths=(Width(1, 8, 8), Width(2, 12, 16), Width(3, 16, 24)),
+    widths=(Width(1, 8, 8, 0.5), Width(2, 12, 16, 0.75), Width(3, 16, 24)),
+    ranks=Ranks(12, 8, 20, 5),
     blocks_8=2,
     blocks_16=1,
     hyper_channels=6,
@@ -32,8 +33,8 @@ CONFIG = NetworkConfig(
     rate_points=4,
 )
 """Every number differs from its neighbours where it can, so that a mixed-up one does not fit."""
-STEPWISE = replace(CONFIG, predicted_step=False, stepwise_context=True)
-"""The same with the context of nic-1."""
+PLAIN = replace(CONFIG, ranks=None, predicted_step=False)
+"""The same as nic-1 is: without ranks, and without a predicted step."""
 
 METADATA = {
     "network": CONFIG.to_json(),

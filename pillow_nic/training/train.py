@@ -4,9 +4,9 @@
 
 The run in ``--out`` is a *trunk*: a constant rate after a short warm-up, and a checkpoint of weights, moving
 average and optimiser, from which the next run goes on where this one stopped. ``--start FILE`` begins a new
-trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's moving
-average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in which the
-rate falls to 1 %. ``--steps 0`` only validates."""
+trunk from another network's weights, as far as shapes allow (grow.py, low_rank.py). What ships is the trunk's
+moving average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in
+which the rate falls to 1 %. ``--steps 0`` only validates."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
 from .loss import TrainingModel, decibels, distortion, forward, squared_error
+from .low_rank import cut
 
 
 def _option(default: Any, sentence: str) -> Any:
@@ -82,6 +83,7 @@ class TrainConfig:
     valid_pictures: int = _option(24, "how many validation pictures to use")
 
 
+LOOKS = 24  # batches on which a network without ranks is looked at for one that has them
 CHECKPOINT, OPTIMIZER = "checkpoint.safetensors", "optimizer.pt"
 
 
@@ -284,9 +286,12 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     if going_on:
         model.load_state_dict(load_checkpoint(out / CHECKPOINT, averaged=False)[1])
     elif config.start:
-        _, state, before = load_checkpoint(Path(config.start))
+        shape, state, before = load_checkpoint(Path(config.start))
         done |= {key: before.get(key, 0.0) for key in done} | {"trunk": 0.0}
         print(grow(model, state), flush=True)
+        if model.network.config.ranks and not shape.ranks:
+            looks = (pictures.crops(rng, config.batch, config.crop).cpu() for _ in range(LOOKS))
+            cut(model.network, shape, state, looks)
     else:
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

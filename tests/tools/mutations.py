@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -34,6 +35,12 @@ Array = np.ndarray[Any, Any]
 TAGS = ("iccp", "exif", "xmpp", "phys", "text", "ALPH", "DATA", "next", "NEXT", "zzzz")
 MOST_POSITIONS = 1024
 """Of a file whose symbols are changed."""
+
+
+@lru_cache(256)
+def _sound(data: bytes) -> Container:
+    """A file taken apart; not to be changed."""
+    return container.parse(data)
 
 
 def mutate(files: list[bytes], rng: Rng, levels: Sequence[str] = ()) -> tuple[str, bytes]:
@@ -79,7 +86,7 @@ def change_bytes(data: bytes, files: list[bytes], rng: Rng) -> bytes:
 
 
 def change_header(data: bytes, files: list[bytes], rng: Rng) -> bytes:
-    file = container.parse(data)
+    file = _sound(data)
     header = file.header
     for _ in range(rng.integers(1, 4)):
         header = _other_field(header, rng)
@@ -120,7 +127,7 @@ def _other_field(header: Header, rng: Rng) -> Header:
 
 
 def change_chunks(data: bytes, files: list[bytes], rng: Rng) -> bytes:
-    file = container.parse(data)
+    file = _sound(data)
     chunks = list(file.chunks.items())
     for _ in range(rng.integers(1, 4)):
         what = rng.integers(6)
@@ -137,7 +144,7 @@ def change_chunks(data: bytes, files: list[bytes], rng: Rng) -> bytes:
         elif what == 3:
             chunks[at] = tag, change_bytes(payload or b"\0", [data], rng)
         elif what == 4:
-            others = container.parse(files[rng.integers(len(files))]).chunks
+            others = _sound(files[rng.integers(len(files))]).chunks
             chunks[at] = tag, others.get(tag, payload)
         else:
             chunks.append(chunks.pop(at))
@@ -150,7 +157,7 @@ def change_chunks(data: bytes, files: list[bytes], rng: Rng) -> bytes:
 
 
 def change_streams(data: bytes, files: list[bytes], rng: Rng) -> bytes:
-    file = container.parse(data)
+    file = _sound(data)
     streams = [list(layer) for layer in file.streams]
     for _ in range(rng.integers(1, 4)):
         layer = streams[rng.integers(len(streams))]
@@ -179,7 +186,7 @@ def change_streams(data: bytes, files: list[bytes], rng: Rng) -> bytes:
 
 def change_exact(data: bytes, files: list[bytes], rng: Rng) -> bytes:
     """Exact cells with another mask, another WebP picture, damage in either, or other tiles."""
-    file = container.parse(data)
+    file = _sound(data)
     if not file.exact:
         return change_streams(data, files, rng)
     exact = [_other_cells(stream, files, rng) for stream in file.exact]
@@ -207,14 +214,14 @@ def _other_cells(stream: bytes, files: list[bytes], rng: Rng) -> bytes:
 
 
 def _any_stream(files: list[bytes], rng: Rng) -> bytes:
-    streams = container.parse(files[rng.integers(len(files))]).streams
+    streams = _sound(files[rng.integers(len(files))]).streams
     layer = streams[rng.integers(len(streams))]
     return layer[rng.integers(len(layer))]
 
 
 def change_symbols(data: bytes, files: list[bytes], rng: Rng) -> bytes:
     """Other symbols, or another rate point or Δ for the same ones; a file that a writer could have made."""
-    file = container.parse(data)
+    file = _sound(data)
     header = file.header
     if header.width * header.height > MOST_POSITIONS * 256 or header.model == NO_MODEL:
         return change_streams(data, files, rng)

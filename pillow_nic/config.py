@@ -1,0 +1,115 @@
+"""The architecture of a model, as it is stored with its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The analysis: channels at 1/8 and at 1/16 of the resolution, and of each residual block there the
+    channels between its two convolutions."""
+
+    channels_8: int = 128
+    blocks_8: tuple[int, ...] = (128,) * 4 + (256,) * 3
+    channels_16: int = 192
+    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 2
+
+
+@dataclass(frozen=True)
+class Width:
+    """One width of the synthesis: latent groups it carries, channels at 1/8 and at 1/16, and its share of the
+    ranks and of the channels between two convolutions."""
+
+    groups: int
+    channels_8: int = 128
+    channels_16: int = 192
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Through how many channels, of a 1×1 convolution before them, 3×3 convolutions see their input: in the
+    synthesis's blocks at 1/16 and at 1/8, in its head, and in the steps of the context."""
+
+    blocks_16: int = 96
+    blocks_8: int = 64
+    head: int = 64
+    context: int = 48
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
+
+    ``blocks_8`` and ``blocks_16`` are the synthesis's residual blocks. ``ranks``: None where 3×3 convolutions
+    see all channels, as in nic-1. ``hyper_hidden`` are the channels of the hyper transforms, ``hyper_last``
+    those of the hyper-synthesis at the latent's resolution. ``checkerboard`` says how many of the first
+    groups are predicted in two phases, the second of which sees the first's neighbours. ``predicted_step``:
+    whether the context predicts q beside μ. ``preview``: whether the synthesis has a head that paints reduced
+    pictures at 1/16 of the resolution, without the blocks at 1/8. Only μ and q depend on these two, so they
+    cost no bitstream change."""
+
+    groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
+    writer: Writer = Writer()
+    widths: tuple[Width, ...] = (
+        Width(5, share=0.375),
+        Width(5, share=0.5),
+        Width(6, share=0.75),
+        Width(7),
+    )
+    ranks: Ranks | None = Ranks()
+    blocks_8: int = 4
+    blocks_16: int = 3
+    hyper_channels: int = 96
+    hyper_hidden: int = 96
+    hyper_last: int = 96
+    features: int = 96
+    context_hidden: int = 96
+    checkerboard: int = 2
+    predicted_step: bool = True
+    preview: bool = True
+    rate_points: int = 8
+    lmbda_min: float = 0.0003
+    lmbda_max: float = 0.5
+
+    @property
+    def latent_channels(self) -> int:
+        return sum(self.groups)
+
+    @property
+    def group_ends(self) -> tuple[int, ...]:
+        """Cumulative channel count after each group."""
+        return tuple(sum(self.groups[: g + 1]) for g in range(len(self.groups)))
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """The order of prediction: (group, phase); phase 0 all or even positions, 1 odd ones."""
+        return tuple(
+            (g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1)
+        )
+
+    def lmbda(self, point: Tensor) -> Tensor:
+        """λ (loss = bits per pixel + λ·MSE in 8-bit levels²) of a rate point: log-uniform over the range."""
+        ratio = self.lmbda_max / self.lmbda_min
+        return self.lmbda_min * ratio ** (point / (self.rate_points - 1))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> NetworkConfig:
+        fields: dict[str, Any] = json.loads(text)
+        fields.pop("stepwise_context", None)  # nic-1's: there is no other any more
+        fields["groups"] = tuple(fields["groups"])
+        fields["widths"] = tuple(Width(**w) for w in fields["widths"])
+        fields["ranks"] = fields.get("ranks") and Ranks(**fields["ranks"])
+        writer: dict[str, Any] = fields["writer"]
+        for name in ("blocks_8", "blocks_16"):
+            writer[name] = tuple(writer[name])
+        fields["writer"] = Writer(**writer)
+        return NetworkConfig(**fields)
