@@ -55,6 +55,8 @@ class NicImageFile(ImageFile.ImageFile):
         if self.fp.read(len(SIGNATURE)) != SIGNATURE:
             raise SyntaxError("not a NIC file")
         self.fp.seek(self._start)
+        if type(self.fp) is io.BytesIO:
+            container.check_reaches(memoryview(self.fp.getvalue())[self._start :])
         header, chunks = container.read_info(self.fp)
         self._header = header
         self._mode = header.mode

@@ -111,6 +111,23 @@ def read_info(source: Buffer | Readable) -> tuple[Header, dict[str, bytes]]:
     return replace(header, lossless=is_lossless(chunks)), chunks
 
 
+def check_reaches(data: Buffer) -> None:
+    """TruncatedError if the data ends within the header or the metadata. No checksum but the header's is
+    computed: ImageFile.Parser opens a growing file anew with every block, until it can be opened."""
+    reader = Reader(from_memory(data))
+    take_header(reader)
+    room = MAX_CHUNKS_BYTES
+    for _ in range(MAX_CHUNKS):
+        tag = _take_tag(reader)
+        if tag[0].isupper():
+            return
+        length = reader.u32(tag)
+        if length > min(MAX_CHUNK_BYTES, room):  # which is refused as soon as it is read
+            return
+        room -= length
+        reader.take(length + CRC_BYTES, f"chunk {tag}")
+
+
 def truncate(data: Buffer, layers: int) -> bytes:
     """A file of the first ``layers`` layers, which decodes to what ``layers=`` decodes of this one.
 

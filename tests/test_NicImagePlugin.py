@@ -379,6 +379,35 @@ def test_verify_closes_the_file(tmp_path: Path, layered: bytes) -> None:
 # ------------------------------------------------------------------------------------------------ Parser
 
 
+def test_a_parser_does_not_check_the_metadata_anew_with_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile, exif = bytes(range(256)) * 1000, b"II*\0" + bytes(300_000)
+    data = saved(photo(size=(32, 16)), icc_profile=profile, exif=exif)
+    checked = 0
+
+    def crc32(payload: bytes, value: int = 0) -> int:
+        nonlocal checked
+        checked += len(payload)
+        return zlib.crc32(payload, value)
+
+    monkeypatch.setattr(container, "crc32", crc32)
+    parser = ImageFile.Parser()
+    for start in range(0, len(data), 1 << 12):
+        parser.feed(data[start : start + (1 << 12)])
+    assert parser.close().info["icc_profile"] == profile
+    assert checked < 8 * len(data)  # to open, to find the layers, to decode: 5
+
+
+@pytest.mark.parametrize("length", [(1 << 25) + 1, 1 << 25])
+def test_a_parser_refuses_too_much_metadata_before_it_has_come(length: int) -> None:
+    head = saved(photo(size=(16, 16)))
+    head = head[: head.index(b"DATA")]
+    full = b"zzzz" + (1 << 25).to_bytes(4, "little") + bytes(1 << 25)
+    full += zlib.crc32(full).to_bytes(4, "little")
+    before = b"" if length > 1 << 25 else full * 2  # all the room that there is
+    with pytest.raises(pillow_nic.BitstreamError, match="more than the limit"):
+        Image.open(io.BytesIO(head + before + b"zzzz" + length.to_bytes(4, "little") + bytes(8)))
+
+
 @pytest.mark.parametrize("block", [1, 1 << 10, 1 << 16])
 @pytest.mark.parametrize("mode", ["RGB", "LA"])
 def test_parser_sharpens_layer_by_layer(block: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ raised counts as a failure.
 
 Every half minute the threads pause, and what the process holds then is looked at: its live memory (what is
 allocated and not freed, as glibc counts it), the objects of Python, and what is resident, before and after
-the allocator has given back what it can. Live memory has to be flat: it grows by less than 2 % from a quarter of
-the time to its end, and the objects by less than 1 %. What is resident depends on how the allocator's arenas, one for each thread
-or so, are broken up by what the threads need at once; it may grow by 20 %."""
+the allocator has given back what it can. Flat is live memory that grows by less than 2 % from a quarter of
+the time to its end, and objects by less than 1 %. How much more is resident depends on how the allocator's
+arenas, one for each thread or so, are broken up by what the threads need at once; it may grow by 20 %."""
 
 from __future__ import annotations
 
@@ -40,15 +40,24 @@ PHOTO = Path(__file__).parents[1] / "data" / "photo.png"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GROWTH = {"live": 1.02, "objects": 1.01, "resident": 1.2}
 LIBC = ctypes.CDLL(None)
+MALLINFO = (
+    "arena",
+    "ordblks",
+    "smblks",
+    "hblks",
+    "hblkhd",
+    "usmblks",
+    "fsmblks",
+    "uordblks",
+    "fordblks",
+    "keep",
+)
 
 
 class Allocated(ctypes.Structure):
     """glibc's ``struct mallinfo2``: of all arenas together."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    )
+    _fields_ = tuple((name, ctypes.c_size_t) for name in MALLINFO)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ class Sample:
 
     def __str__(self) -> str:
         live, resident, trimmed = (number / (1 << 20) for number in (self.live, self.resident, self.trimmed))
-        return f"{live:.1f} MB live, {self.objects} objects, {resident:.0f} MB resident, {trimmed:.0f} of them kept"
+        kept = f"{resident:.0f} MB resident, {trimmed:.0f} of them kept"
+        return f"{live:.1f} MB live, {self.objects} objects, {kept}"
 
 
 def piece(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
