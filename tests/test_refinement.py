@@ -67,6 +67,14 @@ def test_without_a_gain_the_file_is_that_of_effort_1(monkeypatch: pytest.MonkeyP
     assert pillow_nic.encode(picture, effort=2) == pillow_nic.encode(picture, effort=1)
 
 
+def test_effort_3_keeps_what_effort_2_finds_if_that_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    astray = refinement.Stage(40, (1.0, 1.0), 1000.0)  # nothing but noise
+    monkeypatch.setitem(refinement.STAGES, 3, (*refinement.STAGES[2], astray))
+    picture = pixels(size=(64, 48))
+    files = [pillow_nic.encode(picture, effort=effort) for effort in (1, 2, 3)]
+    assert files[0] != files[1] == files[2]
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(1, 1), (17, 40)])
