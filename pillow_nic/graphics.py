@@ -59,8 +59,8 @@ GROWTH = 2 * SMALL
 ALL_COLOURS = rate_point(0.5)
 """From this rate point on exact cells keep all of their colours."""
 WRONG_COLOUR = 4.0
-"""How much more an error weighs in a cell of few colours, exact or painted, than in a photograph. At 1 half of
-the words of a page were painted at quality 0.3, and could not be read."""
+"""How much more an error weighs in a cell of few colours, exact or painted, than in a photograph. At 1 half
+of the words of a page were painted at quality 0.3, and could not be read."""
 LEAST_SAVED = 0.1
 """Of the bits, by fewer colours: less is not worth an exact picture."""
 SCREEN_COLOURS = 96
