@@ -10,7 +10,10 @@ Every half minute the threads pause, and what the process holds then is looked a
 allocated and not freed, as glibc counts it), the objects of Python, and what is resident, before and after
 the allocator has given back what it can. Flat is live memory that grows by less than 2 % from a quarter of
 the time to its end, and objects by less than 1 %. How much more is resident depends on how the allocator's
-arenas, one for each thread or so, are broken up by what the threads need at once; it may grow by 20 %."""
+arenas, one for each thread or so, are broken up by what the threads need at once; it may grow by 20 %.
+
+PyTorch and oneDNN keep what they have prepared for the last 1024 shapes of convolutions, each: some 90 kB for
+every size of picture that is new, until that is full. Here they keep one, or half an hour would not do."""
 
 from __future__ import annotations
 
@@ -29,6 +32,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
+
+# Before torch is loaded, in the processes that are spawned, too.
+os.environ |= {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1"}
 
 import numpy as np
 from mutations import mutate
