@@ -69,7 +69,7 @@ def decode_together(
     if header.model == NO_MODEL:
         device = weights.pick_device(options.device)
         shape = (height, width, len(header.mode))
-        pictures = [torch.zeros(shape, dtype=torch.uint8, device=device) for _ in parts]
+        pictures = [_zeros(shape, np.uint8, device) for _ in parts]
     else:
         if wanted is None:
             files = (part.file for part in parts)
@@ -159,7 +159,7 @@ def _decode_latent(
     window, only the tiles that it meets hold anything; with ``wanted`` only those that are seen there."""
     header = files[0].header
     shape = (len(files), *latent_size(header), model.config.group_ends[groups - 1])
-    latent = torch.zeros(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
+    latent = _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2)
     halo = model.network.g_s.reach
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
@@ -174,6 +174,11 @@ def _decode_latent(
     seen = (numbered for numbered in places(header, window) if is_seen(numbered[1]))
     workers.each(decode, seen, threads)
     return latent
+
+
+def _zeros(shape: tuple[int, ...], kind: type, device: torch.device | str) -> Tensor:
+    """numpy's: torch fills on several threads, those that a forked child would wait for for ever."""
+    return torch.from_numpy(np.zeros(shape, kind)).to(device)
 
 
 def places(header: Header, window: Window | None = None) -> Iterator[tuple[int, tuple[slice, slice]]]:

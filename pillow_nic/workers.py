@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 import torch
@@ -74,10 +75,10 @@ def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) 
     work = _Work(action, listed, _Idle(threads - running))
     futures = [_pool_of(running).submit(work) for _ in range(running)]
     try:
-        wait(futures)
+        _wait(futures)
     except BaseException:  # KeyboardInterrupt: leave nothing running behind the caller's back
         work.stop.set()
-        wait(futures)
+        _wait(futures)
         raise
     return work.finished(futures)
 
@@ -97,10 +98,20 @@ def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list
     finally:
         # One that still waits for its thread, in a pool that others have filled, is not waited for.
         begun = [future for future in futures if not future.cancel()]
-        wait(begun)
+        _wait(begun)
         idle.give(helpers)
         _thread.idle = idle
     return work.finished(begun)
+
+
+def _wait(futures: list[Future[None]]) -> None:
+    """Until all are done. concurrent.futures has a condition written in Python for this, which an interrupt
+    at the wrong moment leaves without its lock."""
+    done: SimpleQueue[Future[None]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(done.put)
+    for _ in futures:
+        done.get()
 
 
 class _Idle:

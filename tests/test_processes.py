@@ -57,10 +57,12 @@ class Files(Dataset[np.ndarray]):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_parent_that_has_used_the_codec(method: str) -> None:
     # Large enough for torch to use its threads, which a fork does not take along.
-    data = saved(photo(size=(512, 300), corner=(0, 60)))
+    picture = photo(size=(512, 300), corner=(0, 60))
+    data, exact = saved(picture), saved(picture, lossless=True)
     expected = decoded(data)
     with multiprocessing.get_context(method).Pool(2) as pool:
         results = pool.map_async(decoded, [data] * 4).get(timeout=120)
+        assert pool.map_async(decoded, [exact]).get(timeout=120) == [picture.tobytes()]
         files = pool.map_async(encoded, [0, 40]).get(timeout=120)
     assert max(off(result, expected) for result in results) <= 1
     for shift, file in zip((0, 40), files, strict=True):
