@@ -77,7 +77,9 @@ def decode_together(
             wanted = np.logical_or.reduce([*unlike])
         pictures = _paint(parts, options, side, wanted)
     rows, columns = (range(a // factor, a // factor + b) for a, b in ((top, height), (left, width)))
-    for picture, (file, _) in zip(pictures, parts, strict=True):
+
+    def complete(item: tuple[Tensor, Part]) -> None:
+        picture, (file, _) = item
         for patch in exact.decode(header, file.chunks, file.exact, Window(rows, columns), factor):
             place = picture[patch.rows, patch.columns, : patch.pixels.shape[2]]
             place.copy_(torch.from_numpy(patch.over(place.cpu().numpy())))
@@ -85,6 +87,9 @@ def decode_together(
             alpha = colour.decode_alpha(file.chunks["ALPH"], header.width, header.height)
             alpha = colour.reduce_plane(alpha[top:bottom, left:right], factor)
             picture[:, :, -1] = torch.from_numpy(alpha.copy())  # it may be read-only
+
+    # On the pool: torch copies on several threads, too, those that a forked child would wait for for ever.
+    workers.each(complete, zip(pictures, parts, strict=True), workers.thread_count(options.threads))
     return pictures
 
 

@@ -58,11 +58,13 @@ class Files(Dataset[np.ndarray]):
 def test_workers_of_a_parent_that_has_used_the_codec(method: str) -> None:
     # Large enough for torch to use its threads, which a fork does not take along.
     picture = photo(size=(512, 300), corner=(0, 60))
-    data, exact = saved(picture), saved(picture, lossless=True)
+    data = saved(picture)
+    exact = [photo(mode, (512, 300), (0, 60)) for mode in ("RGB", "RGBA")]
+    files = [saved(im, lossless=True) for im in exact]
     expected = decoded(data)
     with multiprocessing.get_context(method).Pool(2) as pool:
         results = pool.map_async(decoded, [data] * 4).get(timeout=120)
-        assert pool.map_async(decoded, [exact]).get(timeout=120) == [picture.tobytes()]
+        assert pool.map_async(decoded, files).get(timeout=120) == [im.tobytes() for im in exact]
         files = pool.map_async(encoded, [0, 40]).get(timeout=120)
     assert max(off(result, expected) for result in results) <= 1
     for shift, file in zip((0, 40), files, strict=True):
