@@ -228,11 +228,9 @@ def encode_image(im: Image.Image, keywords: Mapping[str, Any]) -> bytes:
         raise ValueError("cannot write empty image as NIC")
     metadata = Metadata.from_save(im.info, keywords)
 
-    import numpy as np
-
     from . import colour
 
-    pixels = np.asarray(colour.to_storage(im))
+    pixels = colour.pixels_of(im)
 
     from . import codec  # loads torch, which takes seconds: only when nothing above has raised
 

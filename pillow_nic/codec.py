@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from . import colour, container, exact, graphics, targets, weights, workers
 from .binary import Buffer, Source, whole
+from .colour import ImagePixels
 from .container import Container
 from .decoding import (
     Part,
@@ -55,10 +56,12 @@ from .options import (
 from .refinement import refine
 from .streams import CELLS_TAG
 from .tile_coding import Array, TileSymbols, encode_tile, write_file
-from .tiling import PIECE, Plane, Tile, pieces
+from .tiling import PIECE, Plane, Tile, Window, pieces
 from .weights import Model
 
 TILE_LOG2 = 10
+BAND = 4 * (1 << TILE_LOG2) // PATCH
+"""Rows of the latent that are analysed before they are coded: those of 100 megapixels take 0.5 GB in all."""
 # A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
 SMALL = 128 * 128
 
@@ -80,7 +83,7 @@ def encode(image: Array | Image.Image | Tensor, **keywords: Unpack[SaveKeywords]
     options, progress = EncodeOptions.chosen(keywords), keywords.get("progress")
     if isinstance(image, Image.Image):
         metadata = Metadata.from_save(image.info, keywords)
-        return encode_pixels(np.asarray(colour.to_storage(image)), options, metadata, progress)
+        return encode_pixels(colour.pixels_of(image), options, metadata, progress)
     if isinstance(image, Tensor):
         image = _channels_last(image).cpu().numpy()
     return encode_pixels(colour.as_pixels(image), options, Metadata.from_save({}, keywords), progress)
@@ -98,24 +101,27 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 @saying("encode this picture")
 def encode_pixels(
-    pixels: Pixels,
+    pixels: Pixels | ImagePixels,
     options: EncodeOptions,
     metadata: Metadata | None = None,
     progress: Progress | None = None,
 ) -> bytes:
-    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, as a ``.nic`` file; errors and
-    ``progress`` as for :func:`encode`."""
+    """Encode uint8 pixels, H×W (grey), H×W×2 (grey, alpha), H×W×3 or H×W×4, or those of a Pillow image, as a
+    ``.nic`` file; errors and ``progress`` as for :func:`encode`."""
     if 0 in pixels.shape[:2]:
         raise ValueError(f"pixels of shape {pixels.shape}: size out of range")
-    given, alpha = colour.split_alpha(pixels)
+    given: Plane
+    given, alpha = (pixels, None) if isinstance(pixels, ImagePixels) else colour.split_alpha(pixels)
     chunks = metadata.to_chunks() if metadata is not None else {}
     if alpha is not None:
         chunks["ALPH"] = colour.encode_alpha(alpha)
     if options.lossless:
         each = partial(workers.each, threads=workers.thread_count(options.threads))
         return _all_exact(pixels, chunks, TOP_RATE_POINT, exact.encode(given, None, each=each), True)
-    colours = given if alpha is None else colour.fill_transparent(given, alpha)
-    flat = given if alpha is None else colour.flatten_transparent(given, alpha)
+    colours = flat = given
+    if alpha is not None:
+        array = np.asarray(given)
+        colours, flat = colour.fill_transparent(array, alpha), colour.flatten_transparent(array, alpha)
     height, width = pixels.shape[:2]
     device = weights.pick_device(options.device)
 
@@ -152,11 +158,12 @@ def encode_pixels(
 
     if options.target is None:
         return encode_at(options, 0, progress)
-    return targets.meet(options, targets.Picture(colours, alpha), encode_at, decoded, progress)
+    original = targets.Picture(np.asarray(colours), alpha)
+    return targets.meet(options, original, encode_at, decoded, progress)
 
 
 def _all_exact(
-    pixels: Pixels, chunks: dict[str, bytes], point: int, streams: list[bytes], lossless: bool
+    pixels: Pixels | ImagePixels, chunks: dict[str, bytes], point: int, streams: list[bytes], lossless: bool
 ) -> bytes:
     """A file without a model."""
     height, width = pixels.shape[:2]
@@ -175,22 +182,32 @@ def symbols_of(
     known: Sequence[TileSymbols | None] = (),
 ) -> list[TileSymbols]:
     """Colours H×W×3 → the symbols of each tile; those that are ``known``, up to effort 1, are not computed.
-    The analysis computes ``side`` positions a side at once."""
+    The analysis computes ``side`` positions a side at once, and up to effort 1 no more is held of the latent
+    than a band of it."""
     threads = threads_for(model, options.threads)
-    wanted = np.ones(latent_size(header), bool)
+    height, width = latent_size(header)
+    wanted = np.ones((height, width), bool)
     for (_, place), found in zip(places(header), known, strict=False):
         wanted[place] = found is None
-    y = _analyse(model, colours, header, threads, side, wanted)
 
-    def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
-        number, place = numbered
-        if known and (found := known[number]) is not None:
-            return found
-        return encode_tile(model, y[:, :, *place], header, options.effort, options.loss)
+    def coded(window: Window) -> tuple[list[TileSymbols], Tensor]:
+        """The tiles of some of the latent's rows, and the latent there."""
+        top = window.rows.start
+        y = _analyse(model, colours, header, threads, side, wanted, window)
 
-    by_tile = workers.each(encode, places(header), threads)
+        def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
+            number, (rows, columns) = numbered
+            if known and (found := known[number]) is not None:
+                return found
+            own = y[:, :, rows.start - top : rows.stop - top, columns]
+            return encode_tile(model, own, header, options.effort, options.loss)
+
+        return workers.each(encode, places(header, window), threads), y
+
     if options.effort < 2:
-        return by_tile
+        bands = (range(top, min(top + BAND, height)) for top in range(0, height, BAND))
+        return [tile for band in bands for tile in coded(Window(band, range(width)))[0]]
+    by_tile, y = coded(Window(range(height), range(width)))
     return refine(model, colours, y, by_tile, header, options, threads, progress)
 
 
@@ -224,7 +241,7 @@ encode.__doc__ = f"{encode.__doc__}\n{EncodeOptions.described()}"
 decode.__doc__ = f"{decode.__doc__}\n{DecodeOptions.described()}"
 
 
-def header_for(model: Model, pixels: Pixels, options: EncodeOptions, delta: int = 0) -> Header:
+def header_for(model: Model, pixels: Pixels | ImagePixels, options: EncodeOptions, delta: int = 0) -> Header:
     """The header of a file of these pixels, as far as it is known before they are encoded."""
     config, point = model.config, rate_point(options.quality)
     layers, network_width = options.layers, options.network_width
@@ -244,7 +261,9 @@ def header_for(model: Model, pixels: Pixels, options: EncodeOptions, delta: int 
     )
 
 
-def _mode(pixels: Pixels) -> str:
+def _mode(pixels: Pixels | ImagePixels) -> str:
+    if isinstance(pixels, ImagePixels):
+        return pixels.im.mode
     return "L" if pixels.ndim == 2 else {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
 
 
@@ -265,21 +284,24 @@ def _analyse(
     threads: int,
     side: int = PIECE,
     wanted: Array | None = None,
+    window: Window | None = None,
 ) -> Tensor:
-    """Colours H×W×3 → latent (1, all channels, ⌈H/16⌉, ⌈W/16⌉), channels last, of the pieces that have wanted
-    positions; edges repeated up to whole patches."""
+    """Colours H×W×3 → the latent or a window of it (1, all channels, rows, columns), channels last, of the
+    pieces that have wanted positions; edges repeated up to whole patches."""
     height, width = latent_size(header)
+    window = window or Window(range(height), range(width))
     point = model.point(header.rate_point)
-    shape = (1, height, width, model.config.latent_channels)
+    top, left = window.rows.start, window.columns.start
+    shape = (1, len(window.rows), len(window.columns), model.config.latent_channels)
     y = torch.empty(shape, dtype=torch.float32, device=model.device).permute(0, 3, 1, 2)
 
     def analyse(piece: Tile) -> None:
-        pixels = np.ascontiguousarray(colours[piece.times(PATCH).outer])
+        pixels = np.array(colours[piece.times(PATCH).outer])  # torch warns of those that are read-only
         x = torch.from_numpy(pixels).to(model.device).permute(2, 0, 1)[None].to(torch.float32).div_(255)
         if x.shape[2] % PATCH or x.shape[3] % PATCH:
             x = functional.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        y[:, :, *piece.own] = model.network.g_a(x, point)[:, :, *piece.inner]
+        y[:, :, *piece.own_from(top, left)] = model.network.g_a(x, point)[:, :, *piece.inner]
 
-    grid = pieces(height, width, model.network.g_a.reach, side)
+    grid = pieces(height, width, model.network.g_a.reach, side, window)
     workers.each(analyse, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
     return y

@@ -11,6 +11,9 @@ from PIL import Image
 from . import webp
 from .errors import BitstreamError
 
+LARGE = 1 << 24
+"""Pixels of a picture of which nothing is held that can be made again."""
+
 _STORED = {
     "1": "L",
     "L": "L",
@@ -65,6 +68,32 @@ def as_pixels(array: Any) -> np.ndarray:
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
 
 
+class ImagePixels:
+    """The colours H×W×3 of a Pillow image of mode RGB or L, which become an array where they are asked for:
+    one of all of them would hold a large picture twice."""
+
+    def __init__(self, im: Image.Image) -> None:
+        im.load()
+        self.im, self.shape = im, (im.height, im.width, 3)
+
+    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            part.indices(side) for part, side in zip(place, self.shape, strict=False)
+        )
+        return np.asarray(self.im.crop((left, top, right, bottom)).convert("RGB"))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:, :]
+
+
+def pixels_of(im: Image.Image) -> np.ndarray | ImagePixels:
+    """The pixels of a Pillow image in its storage mode: uint8 H×W or H×W×(2, 3, 4)."""
+    stored = to_storage(im)
+    if im.width * im.height > LARGE and stored.mode in ("RGB", "L"):
+        return ImagePixels(stored)
+    return np.asarray(stored)
+
+
 def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels uint8 H×W or H×W×(2, 3, 4) -> colour H×W×3, grey replicated, and alpha H×W or None."""
     if array.dtype != np.uint8:
@@ -74,10 +103,7 @@ def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     elif array.ndim != 3 or not 2 <= array.shape[2] <= 4:
         raise ValueError(f"pixels must have the shape H×W or H×W×(2, 3 or 4), not {array.shape}")
     colours = 1 if array.shape[2] < 3 else 3
-    if colours == 1:
-        rgb = np.repeat(array[..., :1], 3, axis=2)
-    else:
-        rgb = np.require(array[..., :3], requirements=["C", "W"])  # torch warns of arrays that are read-only
+    rgb = np.repeat(array[..., :1], 3, axis=2) if colours == 1 else np.ascontiguousarray(array[..., :3])
     alpha = np.ascontiguousarray(array[..., -1]) if array.shape[2] > colours else None
     return rgb, alpha
 

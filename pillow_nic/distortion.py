@@ -182,7 +182,8 @@ def similarity(before: Pixels, after: Pixels, threads: int) -> float:
         halves = workers.each(lambda i: F.avg_pool2d(_floats(t[:, :, i : i + rows]), 2), strips, threads)
         return torch.cat(halves, 2)
 
-    pair = [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1)[None] for p in (before, after)]
+    writable = (np.require(pixels, requirements=["C", "W"]) for pixels in (before, after))  # or torch warns
+    pair = [torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in writable]
     found: list[Tensor] = []
     for left in reversed(range(scales(*before.shape[:2]))):
         if found:

@@ -19,14 +19,12 @@ from .errors import BitstreamError
 from .header import NO_MODEL, Header
 from .palette import Palette
 from .streams import CELLS_TAG
-from .tiling import Tile, Window, tiles
+from .tiling import Plane, Tile, Window, tiles
 
 CELL = 4
 TILE_LOG2, LARGE_LOG2 = 12, 11
 """Of ordinary pictures, and of large ones. A cut costs a screenshot 1 to 7 % at 1024 pixels and up to 3 % at
 2048; at 4096 hardly one has a cut, but WebP then takes 0.4 GB."""
-LARGE = 1 << 24
-"""Pixels of a picture of which nothing is held that can be made again."""
 EFFORT = {"quality": 100, "method": 4}
 """Of WebP: 1.1 % fewer bytes on screenshots than its default and 0.2 s per megapixel; method 6 another 2.5 %,
 but 2 to 7 s."""
@@ -53,7 +51,7 @@ class Patch(NamedTuple):
 
 def tile_log2(height: int, width: int) -> int:
     """Of the sides of exact tiles that a picture of this size is cut into."""
-    return LARGE_LOG2 if height * width > LARGE else TILE_LOG2
+    return LARGE_LOG2 if height * width > colour.LARGE else TILE_LOG2
 
 
 def exact_tiles(height: int, width: int) -> list[Tile]:
@@ -71,7 +69,7 @@ Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def encode(
-    pixels: np.ndarray,
+    pixels: Plane,
     cells: np.ndarray | None,
     palettes: Sequence[Palette | None] | None = None,
     each: Each = map,
@@ -185,7 +183,7 @@ def _enlarged(cells: np.ndarray) -> np.ndarray:
 
 
 def _encode_tile(
-    pixels: np.ndarray, cells: np.ndarray | None, tile: Tile, palette: Palette | None, effort: dict[str, int]
+    pixels: Plane, cells: np.ndarray | None, tile: Tile, palette: Palette | None, effort: dict[str, int]
 ) -> bytes:
     own, mask = pixels[tile.own], b""
     if palette is not None:

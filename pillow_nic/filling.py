@@ -8,18 +8,23 @@ import numpy as np
 from PIL import Image
 
 from . import colour, exact
+from .tiling import Plane
 
 Array = np.ndarray[Any, Any]
+
+STRIP = 64 * exact.CELL
+"""Rows that are reduced at once."""
 
 
 class Filled:
     """Pixels whose exact cells continue the others smoothly, so that they cost next to nothing and ring into
     nobody; made when they are asked for."""
 
-    def __init__(self, colours: Array, small: Array) -> None:
+    def __init__(self, colours: Plane, small: Array) -> None:
         """``small``: the exact cells of 4×4 pixels."""
-        self.colours, self.small = colours, small
-        means = colour.reduce_plane(colours, exact.CELL)
+        self.colours, self.small, self.shape = colours, small, colours.shape
+        strips = (colours[top : top + STRIP, :] for top in range(0, colours.shape[0], STRIP))
+        means = np.concatenate([colour.reduce_plane(strip, exact.CELL) for strip in strips])
         self.means = colour.fill_transparent(means, (~small).astype(np.uint8))
 
     def __getitem__(self, place: tuple[slice, slice]) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import exact, webp, workers
+from . import colour, exact, webp, workers
 from .container import Container
 from .decoding import Part, decode_together, latent_size, places
 from .filling import Filled
@@ -71,7 +71,7 @@ STRIP = 16 * PATCH
 """Rows that are looked at together: few enough for a processor's cache."""
 
 
-def has_graphics(colours: Array) -> bool:
+def has_graphics(colours: Plane) -> bool:
     """The quick test of pixels uint8 H×W×3."""
     sharp = count = 0
     for strip in _strips(colours):
@@ -96,7 +96,7 @@ class Candidates(NamedTuple):
     colours: Array
 
 
-def candidates(colours: Array) -> Candidates:
+def candidates(colours: Plane) -> Candidates:
     """What of pixels uint8 H×W×3 may be exact."""
     flat, weight, counts = [], [], []
     for strip in _strips(colours):
@@ -132,14 +132,14 @@ class Symbols(Protocol):
 
 
 def mixture(
-    model: Model, header: Header, colours: Array, flat: Array, symbols: Symbols, options: EncodeOptions
+    model: Model, header: Header, colours: Plane, flat: Plane, symbols: Symbols, options: EncodeOptions
 ) -> Mixture:
     """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``flat``: the same, but
     with colours under alpha 0 that suit the exact ones. Symbols are refined at last, not to choose by. Of
     large pictures two encodings are never held at once: the symbols of 100 megapixels take 0.8 GB."""
     if options.graphics == "never" or not webp.is_there() or not has_graphics(flat):
         return Mixture(symbols(colours, options.effort), [])
-    effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > exact.LARGE
+    effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > colour.LARGE
     always = options.graphics == "always"
     store = _Exact(flat, partial(workers.each, threads=workers.thread_count(options.threads)))
     may, weight, counts = candidates(flat)
@@ -185,7 +185,7 @@ def mixture(
 class _Exact:
     """The pixels that exact cells show, and what their errors are worth, in bits for each cell."""
 
-    def __init__(self, colours: Array, each: exact.Each) -> None:
+    def __init__(self, colours: Plane, each: exact.Each) -> None:
         self.colours, self.each = colours, each
         self.cost = np.zeros(tuple(-(-side // PATCH) for side in colours.shape[:2]))
         self.palettes: list[Palette | None] | None = None
@@ -300,7 +300,7 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
     return chosen
 
 
-def distortion(colours: Array, painted: Array) -> tuple[Array, Array]:
+def distortion(colours: Plane, painted: Array) -> tuple[Array, Array]:
     """The squared error of painted pixels, mean over the colours: of each cell the sum, and of a quarter of
     it along its left, right, upper and lower side four times that (4, rows, columns)."""
     squares, sides = [], []
@@ -315,7 +315,7 @@ def distortion(colours: Array, painted: Array) -> tuple[Array, Array]:
     return np.concatenate(squares), np.concatenate(sides, 1)
 
 
-def grown(colours: Array, cells: Array) -> Array:
+def grown(colours: Plane, cells: Array) -> Array:
     """The small cells, bool (⌈H/4⌉, ⌈W/4⌉), that are exact where these larger ones are: theirs, and those
     of one colour near by, which cost nothing and where errors would be seen."""
     height, width = colours.shape[:2]
@@ -356,10 +356,10 @@ def _neighbour(cells: Array, side: int) -> Array:
     return moved
 
 
-def _strips(colours: Array) -> Iterator[Array]:
+def _strips(colours: Plane) -> Iterator[Array]:
     """Rows of whole cells, edges repeated."""
     for top in range(0, colours.shape[0], STRIP):
-        strip = colours[top : top + STRIP]
+        strip = colours[top : top + STRIP, :]
         pad = [(0, -length % PATCH) for length in strip.shape[:2]]
         whole = np.pad(strip, [*pad, (0, 0)], mode="edge") if any(map(sum, pad)) else strip
         yield np.ascontiguousarray(whole)

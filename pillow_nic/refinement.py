@@ -38,7 +38,7 @@ from .header import Header
 from .integer_net import DELTA_OCTAVE
 from .network import PATCH
 from .options import EncodeOptions, Progress
-from .tile_coding import Array, TileSymbols, lmbda_of
+from .tile_coding import Array, TileSymbols, as_integers, lmbda_of
 from .tiling import Plane, Span, Tile, spans, tiles
 from .weights import Model
 
@@ -233,7 +233,7 @@ class _Task:
         return ends
 
     def pixels(self, place: tuple[slice, slice]) -> Tensor:
-        part = torch.from_numpy(np.ascontiguousarray(self.colours[place]))
+        part = torch.from_numpy(np.array(self.colours[place]))
         return part.to(self.model.device).permute(2, 0, 1)[None].float() / 255
 
     def rounded(self, tile: _Tile, y: Tensor) -> TileSymbols:
@@ -241,7 +241,7 @@ class _Task:
         _, coded = self.tables(tile.start.indices)
         coder = SymbolEncoder(y[:, :, *tile.place.own], tile.side, coded, MAX_SYMBOL)
         code_groups(self.model.network, tile.side.features, self.point, coder, self.header.groups)
-        return replace(tile.start, symbols=coder.symbols[0].cpu().numpy().astype(np.int32))
+        return replace(tile.start, symbols=as_integers(coder.symbols))
 
     def loss(self, known: Sequence[_Tile], symbols: Sequence[TileSymbols], threads: int) -> float:
         """Bits + λ·distortion of the real symbols and of the picture that they decode to."""

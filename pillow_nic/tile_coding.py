@@ -81,7 +81,14 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
         coders.append((rows, SymbolEncoder(y[:, :, rows], side, has_table[:, :, rows], MAX_SYMBOL, rounding)))
     code_strips(network, side.features, point, coders, header.groups, each=workers.each_within)
     symbols = torch.cat([coder.symbols for _, coder in coders], 2)
-    return TileSymbols(hyper, symbols[0].cpu().numpy().astype(np.int32), indices)
+    return TileSymbols(hyper, as_integers(symbols), indices)
+
+
+def as_integers(symbols: Tensor) -> Array:
+    """Symbols (1, C, h, w) as they are kept: int16 where they fit, as nearly all of them do."""
+    values = symbols[0].cpu().numpy()
+    reach = max(values.max(initial=0), -values.min(initial=0))
+    return values.astype(np.int16 if reach <= np.iinfo(np.int16).max else np.int32)
 
 
 def write_layers(

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 class Plane(Protocol):
     """Pixels H×W×C, or what makes them when they are asked for."""
 
+    @property
+    def shape(self) -> tuple[int, ...]: ...
     def __getitem__(self, place: tuple[slice, slice], /) -> Any: ...
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from pictures import psnr
+from PIL import Image
 from tiny_model import random_network
 
-from pillow_nic import codec, container, decoding, tile_coding, weights
+from pillow_nic import codec, colour, container, decoding, exact, tile_coding, weights
 from pillow_nic.codec import decode, encode
 from pillow_nic.container import Container
 from pillow_nic.errors import BitstreamError, TruncatedError, UnsupportedModelError
@@ -450,6 +451,60 @@ def test_halo_is_no_larger_than_it_must_be(
         assert (other - latent).abs().max() > 1e-3 * latent.abs().max()
     monkeypatch.setattr(SynthesisTransform, "reach", synthesis - 1)
     assert np.abs(transformed(chosen, pixels, 8)[1] - seamless).max() > 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"target_psnr": 30}, {"graphics": "always"}])
+def test_large_pillow_images_are_never_an_array_as_a_whole(
+    mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a target's judge, they become arrays piece by piece, and the same file."""
+    im = Image.fromarray(np.repeat(np.repeat(picture(50, 60) & 0xC0, 4, 0), 4, 1)).convert(mode)
+    expected = encode(im, **options)
+    monkeypatch.setattr(colour, "LARGE", im.width * im.height - 1)
+    monkeypatch.setattr(exact, "tile_log2", lambda *size: exact.TILE_LOG2)
+    asked: list[tuple[slice, slice]] = []
+
+    class Watched(colour.ImagePixels):
+        def __getitem__(self, place: tuple[slice, slice]) -> Any:
+            asked.append(place)
+            return super().__getitem__(place)
+
+    monkeypatch.setattr(colour, "ImagePixels", Watched)
+    monkeypatch.setattr(codec, "ImagePixels", Watched)
+    assert encode(im, **options) == expected
+    assert asked
+
+
+def test_the_latent_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(200, 150)
+    monkeypatch.setattr(codec, "TILE_LOG2", 6)
+    whole = encode(pixels, quality=0.5)
+    monkeypatch.setattr(codec, "BAND", 4)
+    sizes: list[int] = []
+    analyse = codec._analyse
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        y = analyse(*arguments)
+        sizes.append(y.shape[2])
+        return y
+
+    monkeypatch.setattr(codec, "_analyse", watched)
+    data = encode(pixels, quality=0.5)
+    assert sizes == [4, 4, 4, 1]
+    # The same but for the last bits of the transform's floats.
+    assert abs(len(data) - len(whole)) <= 8
+    assert (np.abs(decode(data).astype(int) - decode(whole)) > 1).mean() < 0.001
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(2**15 - 1, np.int16), (2**15, np.int32)])
+def test_symbols_are_kept_in_few_bytes(largest: int, kind: type) -> None:
+    for sign in (1, -1):
+        symbols = torch.zeros(1, 2, 3, 3)
+        symbols[0, 1, 2, 0] = sign * largest
+        kept = tile_coding.as_integers(symbols)
+        assert kept.dtype == kind
+        assert kept[1, 2, 0] == sign * largest
 
 
 def test_picture_of_several_tiles(model: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
