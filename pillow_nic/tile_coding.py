@@ -43,7 +43,9 @@ MAX_LATENT = 1 << 16
 LEAST_LAYER = 160
 
 STRIP = 16
-"""Rows of a latent that are computed at once."""
+"""Rows of a latent that are computed at once, or more if these have fewer positions than"""
+POSITIONS = 16 * 64
+"""those of a whole tile: thin pictures would else take twice the time."""
 
 Array = np.ndarray[Any, Any]
 
@@ -74,7 +76,7 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
     has_table = torch.from_numpy(model.tables.sizes[indices] > 0).to(model.device)[None].float()
     side = side_information(network, z, point, header.delta / DELTA_OCTAVE, size)
     coders = []
-    for rows in _strips(model, size[0]):
+    for rows in _strips(model, size):
         rounding = (
             _rounding(model, header, indices[:, rows], side, DISTORTION_WEIGHT[tune]) if effort else None
         )
@@ -163,7 +165,7 @@ def decode_tile(
     z, w = (torch.from_numpy(part).to(model.device) for part in (hyper, values))
     side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
     kept = model.config.group_ends.index(channels) + 1
-    coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size[0])]
+    coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size)]
     latent = code_strips(network, side.features, point, coders, kept, total, workers.each_within)
     largest = latent.abs().amax((0, 1, 2, 3), keepdim=True).cpu()
     if not largest < MAX_LATENT:  # "not <": NaN is not less than anything
@@ -171,12 +173,12 @@ def decode_tile(
     return latent
 
 
-def _strips(model: Model, height: int) -> list[slice]:
+def _strips(model: Model, size: tuple[int, int]) -> list[slice]:
     """Rows of a tile's latent that one thread computes: always the same, so that the number of threads
     changes nothing."""
-    if model.device.type != "cpu":
-        return [slice(0, height)]
-    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
+    height, width = size
+    rows = max(STRIP, POSITIONS // width) if model.device.type == "cpu" else height
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def read_symbols(
