@@ -118,6 +118,7 @@ def extreme(change: Callable[[tile_coding.TileSymbols], Any], delta: int, rate_p
     header: Header = codec.header_for(model, picture, EncodeOptions())
     header = replace(header, delta=delta, rate_point=rate_point, layer_ends=(header.groups,))
     tile = codec.symbols_of(model, picture, header, EncodeOptions(effort=0))[0]
+    tile = replace(tile, symbols=tile.symbols.astype(np.int32))
     change(tile)
     return container.dump(Container(header, {}, tile_coding.write_layers(model, [tile], header.layer_ends)))
 
