@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,30 +21,35 @@ class Filled:
     """Pixels whose exact cells continue the others smoothly, so that they cost next to nothing and ring into
     nobody; made when they are asked for."""
 
-    def __init__(self, colours: Plane, small: Array) -> None:
-        """``small``: the exact cells of 4×4 pixels."""
-        self.colours, self.small, self.shape = colours, small, colours.shape
-        strips = (colours[top : top + STRIP, :] for top in range(0, colours.shape[0], STRIP))
-        means = np.concatenate([colour.reduce_plane(strip, exact.CELL) for strip in strips])
-        self.means = colour.fill_transparent(means, (~small).astype(np.uint8))
+    def __init__(self, colours: Plane, shown: Callable[[tuple[slice, slice]], Array]) -> None:
+        """``shown``: which pixels are exact in rows and columns from multiples of 4 on."""
+        self.colours, self.shown, self.shape = colours, shown, colours.shape
+        means = np.concatenate(
+            [self._means(slice(top, top + STRIP)) for top in range(0, colours.shape[0], STRIP)]
+        )
+        self.means = colour.fill_transparent(means[..., :3], means[..., 3])
+
+    def _means(self, rows: slice) -> Array:
+        """Of what is painted, and how much of each cell that is."""
+        place = rows, slice(0, self.shape[1])
+        painted = np.where(self.shown(place), np.uint8(0), np.uint8(255))
+        return colour.reduce_plane(np.dstack((self.colours[place], painted)), exact.CELL)
 
     def __getitem__(self, place: tuple[slice, slice]) -> Array:
         """Rows and columns from multiples of 4 on."""
-        pixels = self.colours[place]
+        pixels, inside = self.colours[place], self.shown(place)
+        if not inside.any():
+            return pixels
         height, width = pixels.shape[:2]
         top, left = (part.start // exact.CELL for part in place)
         bottom, right = top - (-height // exact.CELL), left - (-width // exact.CELL)
-        exact_cells = self.small[top:bottom, left:right]
-        if not exact_cells.any():
-            return pixels
         # One cell more on every side, so that the outermost pixels are interpolated, too.
         seen = self.means[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
         pad = (
-            (int(top == 0), int(bottom == len(self.small))),
-            (int(left == 0), int(right == self.small.shape[1])),
+            (int(top == 0), int(bottom == len(self.means))),
+            (int(left == 0), int(right == self.means.shape[1])),
         )
         means = Image.fromarray(np.pad(seen, (*pad, (0, 0)), mode="edge"))
         size = (means.width * exact.CELL, means.height * exact.CELL)
         smooth = np.asarray(means.resize(size, Image.Resampling.BILINEAR))[exact.CELL :, exact.CELL :]
-        inside = exact_cells.repeat(exact.CELL, 0).repeat(exact.CELL, 1)[:height, :width, None]
-        return np.where(inside, smooth[:height, :width], pixels)
+        return np.where(inside[..., None], smooth[:height, :width], pixels)

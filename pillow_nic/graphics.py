@@ -168,9 +168,9 @@ def mixture(
     rest, kept_cost = painted_cost[~cells].sum(), store.cost[cells].sum()
     if cells.any() and not cells.all() and rest + 8 * some + kept_cost + LEAST_GAIN < best:
         small = grown(flat, cells)
-        filled = Filled(colours, small)
+        filled = Filled(colours, partial(exact.shown, flat, small))
         by_tile = symbols(filled, effort, _unchanged(model, header, small, first) if first else ())
-        kept = store.encode(small)
+        kept = store.encode(small, edges=True)
         size = _size(write_layers(model, by_tile, one_layer.layer_ends)) + _size(kept)
         if 8 * size + lmbda * squares[~cells].sum() + kept_cost < best:
             if options.effort > effort:
@@ -195,8 +195,9 @@ class _Exact:
         """Whether there are fewer colours than in the picture."""
         return any(palette is not None for palette in self.palettes or ())
 
-    def encode(self, small: Array | None, **effort: int) -> list[bytes]:
-        return exact.encode(self.colours, small, self.palettes, self.each, **effort)
+    def encode(self, small: Array | None, edges: bool = False, trial: bool = False) -> list[bytes]:
+        effort = TRIAL if trial else {}
+        return exact.encode(self.colours, small, self.palettes, self.each, edges, **effort)
 
     def take_fewer_colours(self, cells: Array, lmbda: float) -> None:
         """In these cells, of each exact tile as few as pay."""
@@ -229,7 +230,10 @@ def _unchanged(
     halo, step = model.network.g_a.reach, PATCH // exact.CELL
     known: list[TileSymbols | None] = list(by_tile)
     for number, place in places(header):
-        seen = (slice(max(part.start - halo, 0) * step, (part.stop + halo) * step) for part in place)
+        # Edge cells lie one further out.
+        seen = (
+            slice(max((part.start - halo) * step - 1, 0), (part.stop + halo) * step + 1) for part in place
+        )
         if small[tuple(seen)].any():
             known[number] = None
     return known
@@ -240,14 +244,14 @@ def _choose_by_size(
 ) -> tuple[Array, int]:
     """The cells, and about how many bytes they take. What a cell takes is its weight's part of what WebP
     makes of all candidates; a second time, of those chosen or of the others."""
-    all_of_them = _size(store.encode(_small(may), **TRIAL))
+    all_of_them = _size(store.encode(_small(may), trial=True))
     cells, size = may, all_of_them
     for _ in range(2):
         lossless = np.full(may.shape, np.inf)
         for part, bytes_of_part in ((cells, size), (may & ~cells, all_of_them - size)):
             lossless[part] = weight[part] * (8 * max(bytes_of_part, 0) / max(weight[part].sum(), 1))
         cells = choose(may, saved - lossless, seams)
-        size = _size(store.encode(_small(cells), **TRIAL)) if (cells != may).any() else all_of_them
+        size = _size(store.encode(_small(cells), trial=True)) if (cells != may).any() else all_of_them
     return cells, size
 
 

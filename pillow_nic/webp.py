@@ -19,8 +19,8 @@ def is_there() -> bool:
 
 
 def encode(pixels: np.ndarray, **options: Any) -> bytes:
-    """uint8 H×W or H×W×3 as a WebP file of a single VP8L chunk; options of Pillow's plugin. OSError where
-    Pillow has no WebP."""
+    """uint8 H×W, H×W×3 or H×W×4 as a WebP file of a single VP8L chunk; options of Pillow's plugin. OSError
+    where Pillow has no WebP."""
     if not is_there():
         raise OSError("this build of Pillow cannot write WebP, which lossless files need")
     file = io.BytesIO()
@@ -29,7 +29,7 @@ def encode(pixels: np.ndarray, **options: Any) -> bytes:
 
 
 def decode(data: bytes, width: int, height: int, what: str) -> np.ndarray:
-    """uint8 H×W×3, which may be read-only; BitstreamError, which begins with ``what``, for all but a lossless
+    """uint8 H×W×4, which may be read-only; BitstreamError, which begins with ``what``, for all but a lossless
     WebP picture of just this size."""
     # The size is read here, because the WebP decoder allocates its canvas before it tells the size.
     bits = int.from_bytes(data[21:25], "little")
@@ -41,7 +41,7 @@ def decode(data: bytes, width: int, height: int, what: str) -> np.ndarray:
         raise OSError(f"{what}: this build of Pillow cannot read WebP")
     try:
         # Not Image.open: its limit on pixels has been applied, to the picture itself, and the size is right.
-        pixels = np.asarray(WebPImagePlugin.WebPImageFile(io.BytesIO(data)).convert("RGB"))
+        pixels = np.asarray(WebPImagePlugin.WebPImageFile(io.BytesIO(data)).convert("RGBA"))
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BitstreamError(f"{what}: {error}") from error
     if pixels.shape[:2] != (height, width):

@@ -78,6 +78,80 @@ def test_what_is_exact_is_reduced_by_means_and_weighs_as_much_as_there_is_of_it(
     assert patch.over(np.full((4, 2, 3), 100, np.uint8))[0, :, 0].tolist() == [200, 100]
 
 
+def over_black(named: Header, streams: list[bytes]) -> Array:
+    """What streams show of a picture."""
+    shown = np.zeros((named.height, named.width, 3), np.uint8)
+    everything = Window(range(named.height), range(named.width))
+    for patch in exact.decode(named, {"CELL": exact.chunk(False)}, streams, everything):
+        shown[patch.rows, patch.columns] = patch.over(shown[patch.rows, patch.columns])
+    return shown
+
+
+def on_plain_ground(top: int, left: int) -> tuple[Array, Array]:
+    """Noise that begins at this place of a plain picture of 40×48, and the cells that are plain."""
+    pixels = np.full((40, 48, 3), 250, np.uint8)
+    pixels[top:, left:] = random_pixels(48 - left, 40 - top) // 2
+    cells = np.ones((10, 12), bool)
+    cells[top // 4 :, left // 4 :] = False
+    return pixels, cells
+
+
+@pytest.mark.parametrize(("top", "left"), [(8, 12), (9, 12), (8, 15), (11, 13), (10, 14)])
+def test_plain_ground_is_exact_up_to_the_edge_of_what_is_not(top: int, left: int) -> None:
+    pixels, cells = on_plain_ground(top, left)
+    ground = (pixels == 250).all(2)
+    everything = slice(0, 40), slice(0, 48)
+    np.testing.assert_array_equal(exact.shown(pixels, cells, everything), ground)
+    for place in ((slice(8, 20), slice(4, 48)), (slice(12, 40), slice(12, 16))):
+        np.testing.assert_array_equal(exact.shown(pixels, cells, place), ground[place])
+    named, streams = header(width=48, height=40, model="m"), exact.encode(pixels, cells, edges=True)
+    np.testing.assert_array_equal(over_black(named, streams), np.where(ground[..., None], pixels, 0))
+    wanted = exact.to_be_painted(named, {"CELL": exact.chunk(False)}, streams, 16)
+    assert not wanted[0].any() or top < 16
+    assert wanted[-1, -1]
+
+
+def test_edges_across_strips_and_exact_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of cells at the end of a tile goes on in one where no whole cell is exact."""
+    pixels, cells = on_plain_ground(10, 12)
+    cells[2:] = False
+    monkeypatch.setattr(exact, "tile_log2", lambda *size: 3)
+    monkeypatch.setattr(exact, "STRIP", 8)
+    everything = slice(0, 40), slice(0, 48)
+    known = exact.shown(pixels, cells, everything)
+    assert known[8:11, :12].all()
+    assert not known[11:].any()
+    streams = exact.encode(pixels, cells, edges=True)
+    named, chunks = header(width=48, height=40, model="m"), {"CELL": bytes((0, 3))}
+    shown = np.zeros((40, 48), bool)
+    for patch in exact.decode(named, chunks, streams, Window(range(40), range(48))):
+        shown[patch.rows, patch.columns] = True if patch.weight is None else patch.weight[..., 0] > 0
+    np.testing.assert_array_equal(shown, known)
+
+
+def test_pixels_that_are_equal_by_chance_are_no_edge() -> None:
+    pixels, cells = on_plain_ground(12, 16)
+    pixels[12, 16:19] = 250
+    assert not exact.shown(pixels, cells, (slice(0, 40), slice(0, 48)))[12:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "alpha", "message"),
+    [
+        (bytes(12) + b"\x80\0" + bytes(10), 255, "edge cells that are not exact"),
+        (b"\x80\0" + bytes(10) + b"\0\1" + bytes(10), 255, "beside the tile"),
+        (b"\xff\xc0" + bytes(10) + b"\x80\0" + bytes(10), 128, "neither exact nor painted"),
+    ],
+)
+def test_edge_cells_that_cannot_be(mask: bytes, alpha: int, message: str) -> None:
+    """Six rows of ten cells: two bytes a row."""
+    picture = np.dstack((random_pixels(40, 24), np.full((24, 40), alpha, np.uint8)))
+    packed = zlib.compress(mask)
+    stream = len(packed).to_bytes(4, "little") + packed + webp.encode(picture)
+    with pytest.raises(BitstreamError, match=message):
+        over_black(header(model="m"), [stream])
+
+
 @pytest.mark.parametrize(
     ("stream", "message"),
     [

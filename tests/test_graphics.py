@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from pictures import pixels, whole_photo
 from test_exact import page
 
 import pillow_nic
-from pillow_nic import container, filling, graphics
+from pillow_nic import container, exact, filling, graphics
 from pillow_nic.header import NO_MODEL
 
 
@@ -80,7 +82,7 @@ def test_the_fill_is_smooth_and_touches_nothing_else() -> None:
     photo = pixels(size=(64, 64))
     small = np.zeros((16, 16), bool)
     small[4:12, 4:12] = True
-    filled = filling.Filled(photo, small)[0:64, 0:64]
+    filled = filling.Filled(photo, partial(exact.shown, photo, small))[0:64, 0:64]
     outside = ~small.repeat(4, 0).repeat(4, 1)
     np.testing.assert_array_equal(filled[outside], photo[outside])
     inside = filled[20:44, 20:44].astype(int)
