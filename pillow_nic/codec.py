@@ -56,12 +56,10 @@ from .options import (
 from .refinement import refine
 from .streams import CELLS_TAG
 from .tile_coding import Array, TileSymbols, encode_tile, write_file
-from .tiling import PIECE, Plane, Tile, Window, pieces
+from .tiling import BAND, PIECE, Plane, Tile, Window, pieces
 from .weights import Model
 
 TILE_LOG2 = 10
-BAND = 4 * (1 << TILE_LOG2) // PATCH
-"""Rows of the latent that are analysed before they are coded: those of 100 megapixels take 0.5 GB in all."""
 # A thumbnail gains nothing from arriving in layers, and each costs it five bytes.
 SMALL = 128 * 128
 

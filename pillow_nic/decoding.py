@@ -5,7 +5,7 @@ other, but the synthesis sees across their borders (halo), so there is no seam."
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from .memory import check_size
 from .network import PATCH
 from .options import DecodeOptions
 from .tile_coding import Array, decode_tile, read_symbols, symbol_bits
-from .tiling import PIECE, Tile, Window, pieces, tiles
+from .tiling import BAND, PIECE, Tile, Window, pieces, tiles
 from .weights import Model
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -75,7 +75,7 @@ def decode_together(
             files = (part.file for part in parts)
             unlike = (exact.to_be_painted(header, file.chunks, file.exact, PATCH) for file in files)
             wanted = np.logical_or.reduce([*unlike])
-        pictures = _paint(parts, options, side, wanted)
+        pictures = _painted(parts, options, side, wanted)
     rows, columns = (range(a // factor, a // factor + b) for a, b in ((top, height), (left, width)))
 
     def complete(item: tuple[Tensor, Part]) -> None:
@@ -93,22 +93,57 @@ def decode_together(
     return pictures
 
 
-def _paint(parts: Sequence[Part], options: DecodeOptions, side: int, wanted: Array) -> list[Tensor]:
-    """What the networks make of the files where that is wanted, without their exact cells and alpha."""
-    headers = [part.file.header for part in parts]
-    header, model = headers[0], model_for(headers[0], options.device)
-    left, top, right, bottom = region_inside(options.region, header)
-    window = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
+def paint(
+    parts: Sequence[Part],
+    options: DecodeOptions,
+    canvas: Callable[[Window], list[Tensor]],
+    side: int = PIECE,
+    wanted: Array | None = None,
+) -> Iterator[Window]:
+    """Paint what the networks make of the files where that is wanted, without their exact cells and alpha, in
+    bands of the latent's rows, of which each comes back when it is done. ``canvas``: of a band the uint8
+    tensors H×W×C (`painted_shape`) that take each file's pixels."""
+    headers, files = [part.file.header for part in parts], [part.file for part in parts]
+    model = model_for(headers[0], options.device)
+    left, top, right, bottom = region_inside(options.region, headers[0])
+    rows, columns = range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH))
     threads = threads_for(model, options.threads)
-    seen = window.grown(model.network.g_s.reach)
-    files = [part.file for part in parts]
-    latent = _decode_latent(model, files, parts[0].groups, threads, seen, wanted)
+    latent: Latent | None = None
+    for start in range(rows.start, rows.stop, BAND):
+        band = Window(range(start, min(start + BAND, rows.stop)), columns)
+        seen = band.grown(model.network.g_s.reach)
+        latent = _decode_latent(model, files, parts[0].groups, threads, seen, wanted, latent)
+        _synthesise(model, latent, headers, band, canvas(band), options.reduce, threads, side, wanted)
+        yield band
+
+
+def painted_shape(header: Header, window: Window, factor: int) -> tuple[int, int, int]:
+    """What a window of the latent's positions becomes at 1/factor of the size, cut at the picture's ends:
+    rows, columns and the channels of the mode, of which alpha is not painted."""
+    height, width = (
+        min(part.stop * PATCH // factor, -(-whole // factor)) - part.start * PATCH // factor
+        for part, whole in zip(window, (header.height, header.width), strict=True)
+    )
+    return height, width, len(header.mode)
+
+
+def _painted(parts: Sequence[Part], options: DecodeOptions, side: int, wanted: Array) -> list[Tensor]:
+    """Of each file all of the region, as of `paint`."""
+    header, patch = parts[0].file.header, PATCH // options.reduce
+    left, top, right, bottom = region_inside(options.region, header)
+    whole = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
+    device, shape = model_for(header, options.device).device, painted_shape(header, whole, options.reduce)
+    pictures = [torch.empty(shape, dtype=torch.uint8, device=device) for _ in parts]
+
+    def canvas(band: Window) -> list[Tensor]:
+        start = (band.rows.start - whole.rows.start) * patch
+        return [picture[start : start + len(band.rows) * patch] for picture in pictures]
+
+    for _ in paint(parts, options, canvas, side, wanted):
+        pass
     row, column = (start // options.reduce for start in (top % PATCH, left % PATCH))
     height, width = (-(-length // options.reduce) for length in (bottom - top, right - left))
-    return [
-        picture[row : row + height, column : column + width]
-        for picture in _synthesise(model, latent, headers, window, options.reduce, threads, side, wanted)
-    ]
+    return [picture[row : row + height, column : column + width] for picture in pictures]
 
 
 def as_array(picture: Tensor) -> Pixels:
@@ -138,7 +173,7 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     model = model_for(header, device)
     parsed = container.parse(data)
     groups = model.config.widths[header.width_index].groups
-    latent = _decode_latent(model, [parsed], groups, threads_for(model, None))[0].cpu().numpy()
+    latent = _decode_latent(model, [parsed], groups, threads_for(model, None)).values[0].cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in places(header):
         streams = [layer[number] for layer in parsed.streams]
@@ -152,6 +187,13 @@ def threads_for(model: Model, threads: int | None) -> int:
     return workers.thread_count(threads) if model.device.type == "cpu" else 1
 
 
+class Latent(NamedTuple):
+    """Some rows of ŷ (files, C, rows, ⌈W/16⌉), channels last, and which is the first."""
+
+    values: Tensor
+    first: int
+
+
 def _decode_latent(
     model: Model,
     files: Sequence[Container],
@@ -159,18 +201,29 @@ def _decode_latent(
     threads: int,
     window: Window | None = None,
     wanted: Array | None = None,
-) -> Tensor:
-    """All tiles' ŷ: (files, C, ⌈H/16⌉, ⌈W/16⌉) with the channels of so many groups, channels last. With a
-    window, only the tiles that it meets hold anything; with ``wanted`` only those that are seen there."""
+    above: Latent | None = None,
+) -> Latent:
+    """All tiles' ŷ with the channels of so many groups, or with a window the rows of tiles that it meets, of
+    which only the tiles that it meets hold anything; with ``wanted`` only those that are seen there.
+    ``above``: the latent of a window further up, from which tiles are taken."""
     header = files[0].header
-    shape = (len(files), *latent_size(header), model.config.group_ends[groups - 1])
+    (height, width), tall = latent_size(header), header.tile_size // PATCH
+    first, stop = 0, height
+    if window is not None:
+        first = max(window.rows.start, 0) // tall * tall
+        stop = min(-(-window.rows.stop // tall) * tall, height)
+    known = first if above is None else above.first + above.values.shape[2]
+    shape = (len(files), stop - first, width, model.config.group_ends[groups - 1])
     latent = _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2)
     halo = model.network.g_s.reach
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
-        number, place = numbered
-        part = latent[:, :, *place]
-        part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
+        number, (rows, columns) = numbered
+        part = latent[:, :, rows.start - first : rows.stop - first, columns]
+        if above is not None and rows.start < known:
+            part.copy_(above.values[:, :, rows.start - above.first : rows.stop - above.first, columns])
+        else:
+            part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
 
     def is_seen(place: tuple[slice, slice]) -> bool:
         rows, columns = (slice(max(part.start - halo, 0), part.stop + halo) for part in place)
@@ -178,7 +231,7 @@ def _decode_latent(
 
     seen = (numbered for numbered in places(header, window) if is_seen(numbered[1]))
     workers.each(decode, seen, threads)
-    return latent
+    return Latent(latent, first)
 
 
 def _zeros(shape: tuple[int, ...], kind: type, device: torch.device | str) -> Tensor:
@@ -217,24 +270,19 @@ def latent_size(header: Header) -> tuple[int, int]:
 
 def _synthesise(
     model: Model,
-    y_hat: Tensor,
+    latent: Latent,
     headers: Sequence[Header],
     window: Window,
+    canvas: Sequence[Tensor],
     factor: int,
     threads: int,
     side: int = PIECE,
     wanted: Array | None = None,
-) -> list[Tensor]:
-    """Latents (files, C, h, w) → of each file a window of its positions at 1/factor of their size, cut at the
-    picture's ends: uint8 H×W×C, the channels of its mode, of which alpha is not set, nor pieces of which
-    nothing is wanted."""
-    header, patch = headers[0], PATCH // factor
-    top, left = window.rows.start * patch, window.columns.start * patch
-    height = min(window.rows.stop * patch, -(-header.height // factor)) - top
-    width = min(window.columns.stop * patch, -(-header.width // factor)) - left
-    shape, colours = (height, width, len(header.mode)), 3 if header.mode.startswith("RGB") else 1
-    out = [torch.empty(shape, dtype=torch.uint8, device=model.device) for _ in headers]
-    point, synthesis = model.point(*(h.rate_point for h in headers)), model.network.g_s
+) -> None:
+    """Latents → on each file's canvas (`painted_shape`) a window of its positions at 1/factor of their size;
+    but for pieces of which nothing is wanted."""
+    patch, colours = PATCH // factor, 3 if headers[0].mode.startswith("RGB") else 1
+    point, synthesis = model.point(*(header.rate_point for header in headers)), model.network.g_s
 
     def levels(x: Tensor) -> Tensor:
         x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
@@ -243,15 +291,18 @@ def _synthesise(
         return x
 
     def synthesise(piece: Tile) -> None:
-        latent = y_hat[:, :, *piece.outer].contiguous(memory_format=torch.channels_last)
+        rows, columns = piece.outer
+        seen = latent.values[:, :, rows.start - latent.first : rows.stop - latent.first, columns]
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        width = headers[0].width_index
         if factor == 1:
-            x = synthesis(latent, point, header.width_index, piece.inner, levels)
+            x = synthesis(seen, point, width, piece.inner, levels)
         else:
-            x = synthesis.reduced(latent, point, factor, header.width_index, piece.inner, levels)
-        for picture, pixels in zip(out, x.permute(0, 2, 3, 1), strict=True):
-            place = picture[piece.times(patch).own_from(top, left)][..., :colours]
+            x = synthesis.reduced(seen, point, factor, width, piece.inner, levels)
+        own = piece.times(patch).own_from(window.rows.start * patch, window.columns.start * patch)
+        for picture, pixels in zip(canvas, x.permute(0, 2, 3, 1), strict=True):
+            place = picture[own][..., :colours]
             place.copy_(pixels[: place.shape[0], : place.shape[1]])
 
-    grid = pieces(y_hat.shape[2], y_hat.shape[3], synthesis.reach, side, window)
+    grid = pieces(*latent_size(headers[0]), synthesis.reach, side, window)
     workers.each(synthesise, (piece for piece in grid if wanted is None or wanted[piece.own].any()), threads)
-    return out

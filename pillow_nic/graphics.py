@@ -14,17 +14,19 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import colour, exact, webp, workers
 from .container import Container
-from .decoding import Part, decode_together, latent_size, places
+from .decoding import Part, latent_size, paint, painted_shape, places
 from .filling import Filled
 from .header import Header
 from .network import PATCH
 from .options import DecodeOptions, EncodeOptions, rate_point
 from .palette import Palette, palettes
 from .tile_coding import TileSymbols, lmbda_of, symbol_bits, write_layers
-from .tiling import Plane, Tile
+from .tiling import Plane, Tile, Window
 from .weights import Model
 
 Array = np.ndarray[Any, Any]
@@ -150,7 +152,7 @@ def mixture(
     bits = bits_of_cells(model, header, first, _size(streams))
     if large:
         first = []  # made anew if they are needed after all
-    squares, sides = distortion(colours, _painted(one_layer, streams, str(model.device), may, options))
+    squares, sides = _distortion(colours, one_layer, streams, str(model.device), may, options)
     lmbda = float(lmbda_of(model, header).cpu())
     seen = np.where(may, np.where(counts <= SCREEN_COLOURS, WRONG_COLOUR, 1), 0)
     squares, sides = seen * squares, seen * sides
@@ -255,14 +257,30 @@ def _choose_by_size(
     return cells, size
 
 
-def _painted(
-    header: Header, streams: list[list[bytes]], device: str, wanted: Array, options: EncodeOptions
-) -> Array:
-    """What the streams decode to in the wanted cells, uint8 H×W×3 or H×W×1."""
+def _distortion(
+    colours: Plane,
+    header: Header,
+    streams: list[list[bytes]],
+    device: str,
+    wanted: Array,
+    options: EncodeOptions,
+) -> tuple[Array, Array]:
+    """As of `distortion`, of what the streams decode to in the wanted cells."""
     part = Part(Container(header, {}, streams), header.groups)
     reading = DecodeOptions(device=device, threads=options.threads)
-    painted = decode_together([part], reading, wanted=wanted)[0]
-    return painted[..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
+    band_of: list[Tensor] = []
+
+    def canvas(band: Window) -> list[Tensor]:
+        band_of[:] = [torch.empty(painted_shape(header, band, 1), dtype=torch.uint8, device=device)]
+        return band_of
+
+    found = []
+    for rows, _ in paint([part], reading, canvas, wanted=wanted):
+        painted = band_of[0][..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
+        own = colours[rows.start * PATCH : rows.start * PATCH + len(painted), :]
+        found.append(distortion(own, painted))
+    squares, sides = zip(*found, strict=True)
+    return np.concatenate(squares), np.concatenate(sides, 1)
 
 
 def bits_of_cells(model: Model, header: Header, by_tile: list[TileSymbols], size: int) -> Array:

@@ -93,6 +93,11 @@ PIECE = 96
 halo."""
 
 
+BAND = 256
+"""Rows of a latent that are held at once: that of 100 megapixels takes 0.5 GB in all. Of all tile sizes whole
+ones."""
+
+
 def pieces(
     height: int, width: int, halo: int, side: int = PIECE, window: Window | None = None
 ) -> Iterator[Tile]:

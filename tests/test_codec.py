@@ -270,10 +270,10 @@ def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: 
     used: list[int] = []
     real = decoding._synthesise
 
-    def noting(model: weights.Model, latent: torch.Tensor, headers: list[Header], *more: Any) -> Any:
+    def noting(model: weights.Model, latent: decoding.Latent, headers: list[Header], *more: Any) -> Any:
         index = headers[0].width_index
         used.append(index)
-        assert latent.shape[1] == model.config.group_ends[model.config.widths[index].groups - 1]
+        assert latent.values.shape[1] == model.config.group_ends[model.config.widths[index].groups - 1]
         return real(model, latent, headers, *more)
 
     monkeypatch.setattr(decoding, "_synthesise", noting)
@@ -368,9 +368,10 @@ def transformed(model: weights.Model, pixels: Pixels, side: int) -> tuple[torch.
     header = header_for(model, *pixels.shape[:2], 9)
     latent = codec._analyse(model, pixels, header, 2, side)
     everything = Window(*(range(length) for length in latent.shape[2:]))
-    return latent, decoding._synthesise(model, latent, [header], everything, 1, 2, side)[0].numpy().astype(
-        int
-    )
+    canvas = torch.empty(decoding.painted_shape(header, everything, 1), dtype=torch.uint8)
+    whole = decoding.Latent(latent, 0)
+    decoding._synthesise(model, whole, [header], everything, [canvas], 1, 2, side)
+    return latent, canvas.numpy().astype(int)
 
 
 @pytest.mark.parametrize("which", ["model", "restless", "tiny"])
@@ -474,6 +475,36 @@ def test_large_pillow_images_are_never_an_array_as_a_whole(
     monkeypatch.setattr(codec, "ImagePixels", Watched)
     assert encode(im, **options) == expected
     assert asked
+
+
+@pytest.mark.parametrize("options", [{}, {"reduce": 4}, {"region": (20, 30, 131, 190)}, {"layers": 2}])
+@pytest.mark.parametrize("tile_log2", [6, 7])
+def test_decoding_in_bands(tile_log2: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(200, 150, 4)
+    monkeypatch.setattr(codec, "TILE_LOG2", tile_log2)
+    data = encode(pixels, quality=0.5, layers=3)
+    whole = decode(data, **options)
+    monkeypatch.setattr(decoding, "BAND", 8)
+    decoded, rows = [], []
+    decode_tile, decode_latent = decoding.decode_tile, decoding._decode_latent
+
+    def tile(*arguments: Any) -> torch.Tensor:
+        decoded.append(arguments[2])
+        return decode_tile(*arguments)
+
+    def latent(*arguments: Any) -> decoding.Latent:
+        found = decode_latent(*arguments)
+        rows.append(found.values.shape[2])
+        return found
+
+    monkeypatch.setattr(decoding, "decode_tile", tile)
+    monkeypatch.setattr(decoding, "_decode_latent", latent)
+    banded = decode(data, **options)
+    assert len(decoded) == len(set(decoded))  # none twice
+    assert len(rows) > 1
+    assert all(count <= 2 * max(8, 1 << tile_log2 >> 4) + 8 for count in rows)
+    assert (np.abs(banded.astype(int) - whole) > 1).sum() == 0
+    assert (banded != whole).mean() < 0.01
 
 
 def test_the_latent_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,8 @@ def test_one_file_of_a_folder(
         (tmp_path / f"{name}.nic").write_bytes(codec.encode(pixels(size=(width, 40)), device="cpu"))
     synthesise = decoding._synthesise
 
-    def limited(model: Any, y_hat: torch.Tensor, *more: Any) -> Any:
-        return raise_(error) if y_hat.shape[3] > 3 else synthesise(model, y_hat, *more)
+    def limited(model: Any, latent: decoding.Latent, *more: Any) -> Any:
+        return raise_(error) if latent.values.shape[3] > 3 else synthesise(model, latent, *more)
 
     monkeypatch.setattr(decoding, "_synthesise", limited)
     assert main(["decode", str(tmp_path), "--device", "cpu"]) == 1
