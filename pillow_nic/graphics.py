@@ -67,6 +67,10 @@ LEAST_SAVED = 0.1
 """Of the bits, by fewer colours: less is not worth an exact picture."""
 SCREEN_COLOURS = 96
 """Of a cell that is no photograph's."""
+OWN_COLOURS = 0.8
+"""Of the pixels of a small cell that have changed: with so many colours it is a photograph's."""
+OWN_COLOUR_BITS = 8.0
+"""What such a pixel is worth."""
 NEARLY = 1.03
 """A palette that costs this much more than the best is the last that is tried."""
 STRIP = 16 * PATCH
@@ -91,29 +95,32 @@ def has_graphics(colours: Plane) -> bool:
 class Candidates(NamedTuple):
     """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
     that equal neither their left nor their upper neighbour, by the logarithm of its colours; and how many
-    colours it has."""
+    colours it has. Of each small cell, how many such pixels."""
 
     may: Array
     weight: Array
     colours: Array
+    changed: Array
 
 
 def candidates(colours: Plane) -> Candidates:
     """What of pixels uint8 H×W×3 may be exact."""
-    flat, weight, counts = [], [], []
+    flat, weight, counts, small = [], [], [], []
     for strip in _strips(colours):
         flat.append(_equal_left(strip))
         same = np.zeros(strip.shape[:2], bool)
         same[:, 1:] = (strip[:, 1:] == strip[:, :-1]).all(2)
         same[1:] |= (strip[1:] == strip[:-1]).all(2)
-        changed = PATCH * PATCH - _cells(same[..., None]).sum((2, 3, 4))
+        few = _by_small_cell((~same).view(np.uint8))
+        small.append(few)
+        changed = few.reshape(len(few) // SMALL, SMALL, -1, SMALL).sum((1, 3))
         distinct = _distinct(_cells(strip).reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
         weight.append(changed * np.log2(2.0 * distinct) + 1)
         counts.append(distinct)
     near = np.pad(np.concatenate(flat) >= CANDIDATE, 1)
     near = near[:-2] | near[1:-1] | near[2:]
     may = near[:, :-2] | near[:, 1:-1] | near[:, 2:]
-    return Candidates(may, np.concatenate(weight), np.concatenate(counts))
+    return Candidates(may, np.concatenate(weight), np.concatenate(counts), np.concatenate(small))
 
 
 class Mixture(NamedTuple):
@@ -144,7 +151,7 @@ def mixture(
     effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > colour.LARGE
     always = options.graphics == "always"
     store = _Exact(flat, partial(workers.each, threads=workers.thread_count(options.threads)))
-    may, weight, counts = candidates(flat)
+    may, weight, counts, changed = candidates(flat)
 
     first = symbols(colours, effort)
     one_layer = replace(header, layer_ends=header.layer_ends[-1:])
@@ -152,7 +159,7 @@ def mixture(
     bits = bits_of_cells(model, header, first, _size(streams))
     if large:
         first = []  # made anew if they are needed after all
-    squares, sides = _distortion(colours, one_layer, streams, str(model.device), may, options)
+    squares, sides, small_squares = _distortion(colours, one_layer, streams, str(model.device), may, options)
     lmbda = float(lmbda_of(model, header).cpu())
     seen = np.where(may, np.where(counts <= SCREEN_COLOURS, WRONG_COLOUR, 1), 0)
     squares, sides = seen * squares, seen * sides
@@ -170,6 +177,8 @@ def mixture(
     rest, kept_cost = painted_cost[~cells].sum(), store.cost[cells].sum()
     if cells.any() and not cells.all() and rest + 8 * some + kept_cost + LEAST_GAIN < best:
         small = grown(flat, cells)
+        if not always:
+            small = given_back(flat, small, changed, lmbda * small_squares)
         filled = Filled(colours, partial(exact.shown, flat, small))
         by_tile = symbols(filled, effort, _unchanged(model, header, small, first) if first else ())
         kept = store.encode(small, edges=True)
@@ -264,7 +273,7 @@ def _distortion(
     device: str,
     wanted: Array,
     options: EncodeOptions,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """As of `distortion`, of what the streams decode to in the wanted cells."""
     part = Part(Container(header, {}, streams), header.groups)
     reading = DecodeOptions(device=device, threads=options.threads)
@@ -279,8 +288,8 @@ def _distortion(
         painted = band_of[0][..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
         own = colours[rows.start * PATCH : rows.start * PATCH + len(painted), :]
         found.append(distortion(own, painted))
-    squares, sides = zip(*found, strict=True)
-    return np.concatenate(squares), np.concatenate(sides, 1)
+    squares, sides, small = zip(*found, strict=True)
+    return np.concatenate(squares), np.concatenate(sides, 1), np.concatenate(small)
 
 
 def bits_of_cells(model: Model, header: Header, by_tile: list[TileSymbols], size: int) -> Array:
@@ -322,10 +331,11 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
     return chosen
 
 
-def distortion(colours: Plane, painted: Array) -> tuple[Array, Array]:
+def distortion(colours: Plane, painted: Array) -> tuple[Array, Array, Array]:
     """The squared error of painted pixels, mean over the colours: of each cell the sum, and of a quarter of
-    it along its left, right, upper and lower side four times that (4, rows, columns)."""
-    squares, sides = [], []
+    it along its left, right, upper and lower side four times that (4, rows, columns); the sums of the small
+    cells."""
+    squares, sides, small = [], [], []
     for strip, other in zip(_strips(colours), _strips(painted), strict=True):
         error = _cells(other).astype(np.int16) - _cells(strip)
         square = np.square(error, dtype=np.int32).sum(4) / 3
@@ -334,7 +344,9 @@ def distortion(colours: Plane, painted: Array) -> tuple[Array, Array]:
         squares.append(down.sum(2))
         ends = (down[..., :quarter], down[..., -quarter:], across[..., :quarter], across[..., -quarter:])
         sides.append(4 * np.stack([end.sum(2) for end in ends]))
-    return np.concatenate(squares), np.concatenate(sides, 1)
+        parts = square.reshape(*square.shape[:2], SMALL, exact.CELL, SMALL, exact.CELL).sum((3, 5))
+        small.append(parts.swapaxes(1, 2).reshape(len(parts) * SMALL, -1).astype(np.float32))
+    return np.concatenate(squares), np.concatenate(sides, 1), np.concatenate(small)
 
 
 def grown(colours: Plane, cells: Array) -> Array:
@@ -351,7 +363,33 @@ def grown(colours: Plane, cells: Array) -> Array:
     return own[: -(-height // exact.CELL), : -(-width // exact.CELL)]
 
 
+def given_back(colours: Plane, small: Array, changed: Array, lost: Array) -> Array:
+    """The small cells that stay exact: without those of a photograph along a border, such as its first rows
+    in a page. There nearly every pixel that has ``changed`` has a colour of its own, and ``lost``, what
+    painting takes for each small cell in bits, is less than these are worth."""
+    kept = small.copy()
+    dear = (OWN_COLOUR_BITS * changed > lost)[: small.shape[0], : small.shape[1]]
+    photo = np.zeros_like(small)
+    for top, strip in zip(range(0, len(small), STRIP // exact.CELL), _strips(colours), strict=True):
+        rows = slice(top, min(top + STRIP // exact.CELL, len(small)))
+        asked = np.argwhere(small[rows] & dear[rows])
+        if len(asked):
+            own = strip.reshape(len(strip) // exact.CELL, exact.CELL, -1, exact.CELL, 3)[
+                asked[:, 0], :, asked[:, 1]
+            ]
+            few = changed[rows][tuple(asked.T)]
+            photo[rows][tuple(asked.T)] = (few >= exact.CELL) & (_distinct(own) - 1 >= OWN_COLOURS * few)
+    for _ in range(SMALL - 1):
+        painted = ~kept
+        near = np.zeros_like(kept)
+        for side in range(4):
+            near |= _neighbour(painted, side)
+        kept &= ~(near & photo)
+    return kept
+
+
 def _small(cells: Array) -> Array:
+    """What each cell has, for its small ones."""
     return cells.repeat(SMALL, 0).repeat(SMALL, 1)
 
 
@@ -393,6 +431,13 @@ def _cells(strip: Array) -> Array:
     return strip.reshape(height // PATCH, PATCH, width // PATCH, PATCH, colours).swapaxes(1, 2)
 
 
+def _by_small_cell(marked: Array) -> Array:
+    """How many pixels of each small cell of a strip are marked by 1."""
+    height, width = marked.shape
+    own = marked.reshape(height // exact.CELL, exact.CELL, width // exact.CELL, exact.CELL)
+    return own.sum((1, 3), dtype=np.uint8)
+
+
 def _equal_left(strip: Array) -> Array:
     """The share of samples in each cell that equal their left neighbours."""
     height, width, colours = strip.shape
@@ -405,8 +450,9 @@ def _equal_left(strip: Array) -> Array:
 
 
 def _distinct(cells: Array) -> Array:
-    """How many colours each cell (n, 16, 16, 3) has."""
+    """How many colours each square (n, side, side, 3) has."""
     wide = cells.astype(np.uint32)
-    packed = (wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]).reshape(len(cells), PATCH * PATCH)
+    packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    packed = packed.reshape(len(cells), cells.shape[1] * cells.shape[2])
     packed.sort(1)
     return 1 + (packed[:, 1:] != packed[:, :-1]).sum(1)

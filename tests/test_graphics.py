@@ -78,6 +78,29 @@ def test_exact_parts_grow_over_what_is_plain() -> None:
     assert not small[:, 9:].any()
 
 
+def test_the_quick_test_of_what_is_flat_and_has_no_contrast() -> None:
+    assert not graphics.has_graphics(np.full((40, 40, 3), 9, np.uint8))
+
+
+def test_the_first_rows_of_a_photograph_in_a_page_are_painted() -> None:
+    pixels = np.full((32, 48, 3), 255, np.uint8)
+    pixels[18:, 5:] = np.random.default_rng(2).integers(0, 200, (14, 43, 3))
+    small = np.ones((8, 12), bool)
+    small[6:, 3:] = False
+    changed = graphics.candidates(pixels).changed
+    assert changed.shape == (8, 12)
+    assert changed[5, 4] == changed[7, 4] == 16
+    assert changed[4, 4] == 8
+    assert not changed[1:4].any()
+    kept = graphics.given_back(pixels, small, changed, np.full((8, 12), 40.0))
+    assert kept[:4].all()
+    assert kept[:, 0].all()
+    assert not kept[4:, 1:].any()
+    # What painting would lose more of than it saves stays exact, and what has few colours.
+    assert (graphics.given_back(pixels, small, changed, np.full((8, 12), 200.0)) == small).all()
+    assert (graphics.given_back(pixels & 0x80, small, changed, np.full((8, 12), 40.0)) == small).all()
+
+
 def test_the_fill_is_smooth_and_touches_nothing_else() -> None:
     photo = pixels(size=(64, 64))
     small = np.zeros((16, 16), bool)
