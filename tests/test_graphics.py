@@ -86,7 +86,7 @@ def test_the_first_rows_of_a_photograph_in_a_page_are_painted() -> None:
     pixels = np.full((32, 48, 3), 255, np.uint8)
     pixels[18:, 5:] = np.random.default_rng(2).integers(0, 200, (14, 43, 3))
     small = np.ones((8, 12), bool)
-    small[6:, 3:] = False
+    small[5:, 2:] = False
     changed = graphics.candidates(pixels).changed
     assert changed.shape == (8, 12)
     assert changed[5, 4] == changed[7, 4] == 16
