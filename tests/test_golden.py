@@ -10,6 +10,7 @@ from PIL import Image
 from tools.make_golden import FORMAT, GOLDEN, format_section, symbols_digest
 
 import pillow_nic
+from pillow_nic import container, exact
 from pillow_nic.weights import DEFAULT_MODEL, available_models
 
 DIGESTS: dict[str, dict[str, int]] = {
@@ -30,6 +31,11 @@ def test_every_golden_file_is_tested(model: str) -> None:
     assert {header.layers for header in headers} >= set(range(1, 8))
     assert {header.width_index for header in headers} >= set(range(6))
     assert max(header.tiles for header in headers) > 1
+    page = container.parse((GOLDEN / model / "page.nic").read_bytes())
+    assert 0.3 < exact.share(page.header, page.chunks, page.exact) < 0.7
+    assert any(
+        exact._mask_of(stream, page.header.height, page.header.width).edges.any() for stream in page.exact
+    )
 
 
 @pytest.mark.parametrize(("model", "name"), [(model, name) for model in DIGESTS for name in DIGESTS[model]])

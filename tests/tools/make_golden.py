@@ -1,6 +1,8 @@
-"""Make the golden files of one model anew, and the hex dump in FORMAT.md: only when it is replaced.
+"""Make the golden files of one model anew, and the hex dump in FORMAT.md: only when it is replaced. With
+names, only those that are new.
 
 python tests/tools/make_golden.py nic-1
+python tests/tools/make_golden.py nic-1 page
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pillow_nic import codec, container, decoding, tile_coding, weights
 from pillow_nic.weights import DEFAULT_MODEL
@@ -26,9 +28,14 @@ HEADING = "## 8 The smallest file, byte by byte\n"
 
 def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
     """What the golden files show, and with which options: every mode, odd sizes, every number of layers,
-    every width, tiles."""
+    every width, tiles, exact cells."""
     photo = np.array(Image.open(TESTS / "data" / "photo.png").convert("RGB"))
     ramp = np.broadcast_to(np.linspace(0, 255, 61).astype(np.uint8), (45, 61))
+    page = Image.new("RGB", (243, 178), "white")
+    ImageDraw.Draw(page).multiline_text(
+        (4, 3), "Text on a page, above a photograph.\n" * 5, fill=(20, 20, 90)
+    )
+    page.paste(Image.fromarray(photo[100:187, 200:361]), (35, 86))
     return {
         "smallest": (np.full((1, 1), 128, np.uint8), {"quality": 0.5}),
         "rgb": (photo[100:163, 200:301], {"quality": 0.8, "layers": 7}),
@@ -37,6 +44,7 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "grey-alpha": (np.dstack([photo[:45, :61, 0], ramp]), {"quality": 1.0}),
         "narrow": (photo[:96, :80], {"quality": 0.2, "network_width": 1, "layers": 2}),
         "photo": (photo, {"quality": 0.4}),
+        "page": (np.asarray(page), {"quality": 0.6}),
         "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
         **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
         **{
@@ -93,11 +101,15 @@ def format_section(data: bytes) -> str:
     return f"{HEADING}\n`{place}`, one grey pixel:\n\n```\n{hex_dump(data)}\n```\n"
 
 
-def main(model: str) -> None:
-    digests = {}
+def main(model: str, *names: str) -> None:
     folder = GOLDEN / model
     folder.mkdir(exist_ok=True)
+    listed, digests = folder / "symbols.json", {}
+    if names:
+        digests = json.loads(listed.read_text(encoding="utf-8"))
     for name, (pixels, options) in pictures().items():
+        if names and name not in names:
+            continue
         tile_log2 = 6 if name == "tiles" else codec.TILE_LOG2
         with mock.patch.object(codec, "TILE_LOG2", tile_log2):
             data = codec.encode(pixels, model=model, device="cpu", **options)
@@ -107,8 +119,8 @@ def main(model: str) -> None:
         if (model, name) == (DEFAULT_MODEL, "smallest"):
             text = FORMAT.read_text(encoding="utf-8")
             FORMAT.write_text(text[: text.index(HEADING)] + format_section(data), encoding="utf-8")
-    (folder / "symbols.json").write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+    listed.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
