@@ -25,8 +25,11 @@ from pillow_nic import container, exact
 from pillow_nic.bench.codecs import CODECS
 from pillow_nic.bench.metrics import ssimulacra2
 
-AVIF = {"format": "AVIF", "subsampling": "4:4:4"}, [25, 45, 65, 80, 92, 100]
-JXL = {"format": "JXL"}, [30, 60, 80, 92, 97, 100]
+AVIF = [
+    {"format": "AVIF", "subsampling": "4:4:4", "quality": quality} for quality in (25, 45, 65, 80, 92, 100)
+]
+JXL = [{"format": "JXL", "quality": quality} for quality in (30, 60, 80, 92, 97)]
+JXL.append({"format": "JXL", "lossless": True})  # the plugin refuses quality 100
 
 
 def saved(im: Image.Image, format: str, **options: Any) -> bytes:
@@ -39,12 +42,11 @@ def score_of(original: np.ndarray, decoded: np.ndarray) -> float:
     return 100.0 if np.array_equal(original, decoded) else ssimulacra2(original, decoded)
 
 
-def bytes_of(im: Image.Image, codec: tuple[dict[str, str], list[int]], scores: list[float]) -> list[float]:
-    """What another codec takes for each score: the least that its qualities reach it with, interpolated."""
-    options, qualities = codec
+def bytes_of(im: Image.Image, codec: list[dict[str, Any]], scores: list[float]) -> list[float]:
+    """What another codec takes for each score: the least that its settings reach it with, interpolated."""
     points = []
-    for quality in qualities:
-        data = saved(im, **options, quality=quality)
+    for options in codec:
+        data = saved(im, **options)
         with Image.open(io.BytesIO(data)) as decoded:
             points.append((score_of(np.asarray(im), np.asarray(decoded.convert("RGB"))), len(data)))
     points = [point for point in points if not any(a >= point[0] and b < point[1] for a, b in points)]
