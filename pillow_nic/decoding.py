@@ -105,8 +105,7 @@ def paint(
     tensors H×W×C (`painted_shape`) that take each file's pixels."""
     headers, files = [part.file.header for part in parts], [part.file for part in parts]
     model = model_for(headers[0], options.device)
-    left, top, right, bottom = region_inside(options.region, headers[0])
-    rows, columns = range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH))
+    rows, columns = _positions(headers[0], options)
     threads = threads_for(model, options.threads)
     latent: Latent | None = None
     for start in range(rows.start, rows.stop, BAND):
@@ -115,6 +114,12 @@ def paint(
         latent = _decode_latent(model, files, parts[0].groups, threads, seen, wanted, latent)
         _synthesise(model, latent, headers, band, canvas(band), options.reduce, threads, side, wanted)
         yield band
+
+
+def _positions(header: Header, options: DecodeOptions) -> Window:
+    """Those of the latent that a region touches."""
+    left, top, right, bottom = region_inside(options.region, header)
+    return Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
 
 
 def painted_shape(header: Header, window: Window, factor: int) -> tuple[int, int, int]:
@@ -131,7 +136,7 @@ def _painted(parts: Sequence[Part], options: DecodeOptions, side: int, wanted: A
     """Of each file all of the region, as of `paint`."""
     header, patch = parts[0].file.header, PATCH // options.reduce
     left, top, right, bottom = region_inside(options.region, header)
-    whole = Window(range(top // PATCH, -(-bottom // PATCH)), range(left // PATCH, -(-right // PATCH)))
+    whole = _positions(header, options)
     device, shape = model_for(header, options.device).device, painted_shape(header, whole, options.reduce)
     pictures = [torch.empty(shape, dtype=torch.uint8, device=device) for _ in parts]
 
