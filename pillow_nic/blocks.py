@@ -35,7 +35,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 class SlimConv2d(Conv2d):
     """A convolution that uses the first input channels it is given and the first ``out`` outputs it is
-    asked for.
+    asked for, all of them or those of a narrow width.
 
     `start` draws its weights from a normal distribution of deviation ``std``, if there is one."""
 
@@ -59,8 +59,8 @@ class SlimConv2d(Conv2d):
             nn.init.normal_(self.weight, std=self.std)
             nn.init.zeros_(bias_of(self))
 
-    def forward(self, x: Tensor, out: int | None = None) -> Tensor:
-        return self.scaled(x, None, None, out)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x, None, None)
 
     def used(self) -> tuple[Tensor, Tensor]:
         """Weight and bias in the order of what comes out."""
@@ -117,6 +117,19 @@ class Reduction(Conv2d):
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         weight = self.weight[:out, : x.shape[1], 0, 0].to(x.dtype)
         return F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+
+    def in_strips(self, x: Tensor, out: int) -> Tensor:
+        """The same in inference mode, on the threads that `workers.each` has granted."""
+        weight, (batch, channels, height, width) = self.weight[:out, :, 0, 0].T, x.shape
+        x, y = x.permute(0, 2, 3, 1), x.new_empty(batch, height, width, out)
+
+        def fill(strip: winograd.Strip) -> None:
+            rows = slice(strip.top, strip.bottom)
+            for seen, place in zip(x[strip.pictures, rows], y[strip.pictures, rows], strict=True):
+                torch.mm(seen.reshape(-1, channels), weight, out=place.view(-1, out))
+
+        workers.each_within(fill, winograd.strips(batch, height, width))
+        return y.permute(0, 3, 1, 2)
 
 
 ALL = slice(None)
@@ -257,8 +270,8 @@ class GainUnit(AtPoint):
 
 class ResidualBlock(nn.Module):
     """x + conv1×1(act(conv3×3(x)·scale + shift)) with ``hidden`` channels between: 10·C·hidden MAC per
-    position. With a ``rank`` the 3×3 convolution sees x through so many channels. A narrower input has a part
-    of the hidden channels in proportion, a width its share of them and of the rank."""
+    position. With a ``rank`` the 3×3 convolution sees x through so many channels, and in inference mode x may
+    be written over. A width has its share of the hidden channels and of the rank."""
 
     def __init__(
         self,
@@ -277,26 +290,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, point: Tensor, width: int = 0) -> Tensor:
         scale, shift = self.conditioning(point, width)
-        channels, share = x.shape[1], self.shares[width]
-        hidden = round(share * channels * self.conv1.out_channels / self.conv2.out_channels)
-        seen, reduce = x, self.reduce
+        hidden = round(self.shares[width] * self.conv1.out_channels)
+        reduce, rank = self.reduce, 0
         if reduce is not None:
-            rank = round(share * reduce.out_channels)
-            seen = in_strips(lambda rows: reduce(x[:, :, rows], rank), *x.shape[2:])
+            rank = round(self.shares[width] * reduce.out_channels)
         if winograd.suits(x):
+            seen = x if reduce is None else reduce.in_strips(x, rank)
             scale, shift = (t[:, None, :hidden] for t in (scale, shift + scale * bias_of(self.conv1)))
-            weight, bias = self.conv2.weight[:channels, :hidden, 0, 0], bias_of(self.conv2)[:channels]
+            weight, bias = self.conv2.weight[:, :hidden, 0, 0].T, bias_of(self.conv2)
 
             def rest(sums: Tensor, pictures: slice) -> Tensor:
                 part = pictures if scale.shape[0] > 1 else ALL
                 h = torch.addcmul(shift[part], sums, scale[part], out=sums)
-                return F.linear(F.leaky_relu(h, 0.1, inplace=True), weight, bias)
+                return winograd.product(F.leaky_relu(h, 0.1, inplace=True), weight, bias)
 
-            return winograd.convolve(seen, self.conv1.filters(seen.shape[1], hidden), rest, channels, x)
+            filters = self.conv1.filters(seen.shape[1], hidden)
+            return winograd.convolve(seen, filters, rest, len(bias), x, over=reduce is not None)
+        seen = x if reduce is None else in_strips(lambda rows: reduce(x[:, :, rows], rank), *x.shape[2:])
 
         def block(rows: slice) -> Tensor:
             h = in_rows(lambda part: self.conv1.scaled(part, scale, shift, hidden), seen, rows)
-            y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True), channels), x[:, :, rows]
+            y, part = self.conv2(F.leaky_relu(h, 0.1, inplace=True)), x[:, :, rows]
             # In place where there is no gradient: that of a changed view is copied four times.
             return part + y if torch.is_grad_enabled() else y.add_(part)
 

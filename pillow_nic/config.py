@@ -15,20 +15,18 @@ class Writer:
     channels between its two convolutions."""
 
     channels_8: int = 128
-    blocks_8: tuple[int, ...] = (128,) * 4 + (256,) * 3
+    blocks_8: tuple[int, ...] = (128,) * 4
     channels_16: int = 192
-    blocks_16: tuple[int, ...] = (192,) * 3 + (384,) * 2
+    blocks_16: tuple[int, ...] = (192,) * 3
 
 
 @dataclass(frozen=True)
 class Width:
-    """One width of the synthesis: latent groups it carries, channels at 1/8 and at 1/16, and its share of the
-    ranks and of the channels between two convolutions."""
+    """One width of the synthesis: latent groups it carries, and its share of the ranks and of the channels
+    between two convolutions."""
 
     groups: int
-    channels_8: int = 128
-    channels_16: int = 192
-    share: float = 1.0
+    share: float
 
 
 @dataclass(frozen=True)
@@ -46,24 +44,23 @@ class Ranks:
 class NetworkConfig:
     """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
 
-    ``blocks_8`` and ``blocks_16`` are the synthesis's residual blocks. ``ranks``: None where 3×3 convolutions
-    see all channels, as in nic-1. ``hyper_hidden`` are the channels of the hyper transforms, ``hyper_last``
-    those of the hyper-synthesis at the latent's resolution. ``checkerboard`` says how many of the first
-    groups are predicted in two phases, the second of which sees the first's neighbours. ``predicted_step``:
-    whether the context predicts q beside μ. ``preview``: whether the synthesis has a head that paints reduced
-    pictures at 1/16 of the resolution, without the blocks at 1/8. Only μ and q depend on these two, so they
-    cost no bitstream change."""
+    ``channels_8``, ``blocks_8``, ``channels_16`` and ``blocks_16`` are the synthesis's channels and residual
+    blocks at 1/8 and at 1/16 of the resolution. ``hyper_hidden`` are the channels of the hyper transforms,
+    ``hyper_last`` those of the hyper-synthesis at the latent's resolution. ``checkerboard`` says how many of
+    the first groups are predicted in two phases, the second of which sees the first's neighbours."""
 
     groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
     writer: Writer = Writer()
     widths: tuple[Width, ...] = (
-        Width(5, share=0.375),
-        Width(5, share=0.5),
-        Width(6, share=0.75),
-        Width(7),
+        Width(5, 0.375),
+        Width(5, 0.5),
+        Width(6, 0.75),
+        Width(7, 1.0),
     )
-    ranks: Ranks | None = Ranks()
+    ranks: Ranks = Ranks()
+    channels_8: int = 128
     blocks_8: int = 4
+    channels_16: int = 192
     blocks_16: int = 3
     hyper_channels: int = 96
     hyper_hidden: int = 96
@@ -71,8 +68,6 @@ class NetworkConfig:
     features: int = 96
     context_hidden: int = 96
     checkerboard: int = 2
-    predicted_step: bool = True
-    preview: bool = True
     rate_points: int = 8
     lmbda_min: float = 0.0003
     lmbda_max: float = 0.5
@@ -104,10 +99,9 @@ class NetworkConfig:
     @staticmethod
     def from_json(text: str) -> NetworkConfig:
         fields: dict[str, Any] = json.loads(text)
-        fields.pop("stepwise_context", None)  # nic-1's: there is no other any more
         fields["groups"] = tuple(fields["groups"])
         fields["widths"] = tuple(Width(**w) for w in fields["widths"])
-        fields["ranks"] = fields.get("ranks") and Ranks(**fields["ranks"])
+        fields["ranks"] = Ranks(**fields["ranks"])
         writer: dict[str, Any] = fields["writer"]
         for name in ("blocks_8", "blocks_16"):
             writer[name] = tuple(writer[name])

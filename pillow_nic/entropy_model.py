@@ -46,7 +46,7 @@ class Coder(Protocol):
     """Turns the predicted mean of some channels into their decoded value, coding the difference on the
     way."""
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         """ŷ (B, channels, h, w) for the channels ``part`` with predicted mean and log₂ q; only positions
         where ``mask`` is 1 count."""
 
@@ -89,8 +89,7 @@ def code_strips(
     total = kept if total is None else max(total, kept)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
 
-    # Of whatever type the context keeps them.
-    states: list[Any] = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
+    states: list[Tensor] = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
     done: list[Tensor] = []
     steps = [step for step in config.steps if step[0] < total]
     masks = [None if group >= config.checkerboard else 1 - even if phase else even for group, phase in steps]
@@ -137,16 +136,14 @@ def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) ->
     return -torch.log2(p.clamp_min(1e-12))
 
 
-def scaled(y: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation) -> Tensor:
+def scaled(y: Tensor, part: slice, mu: Tensor, log2_step: Tensor, side: SideInformation) -> Tensor:
     """(y − μ)·m/q of the channels ``part``: what is rounded to symbols."""
-    log2_gain = side.log2_gain[:, part]
-    return (y[:, part] - mu) * torch.exp2(log2_gain if log2_step is None else log2_gain - log2_step)
+    return (y[:, part] - mu) * torch.exp2(side.log2_gain[:, part] - log2_step)
 
 
-def decoded(w: Tensor, part: slice, mu: Tensor, log2_step: Tensor | None, side: SideInformation) -> Tensor:
+def decoded(w: Tensor, part: slice, mu: Tensor, log2_step: Tensor, side: SideInformation) -> Tensor:
     """ŷ = μ + w·m'·q of the channels ``part`` from their symbols."""
-    log2_inverse = side.log2_inverse[:, part]
-    return mu + w * torch.exp2(log2_inverse if log2_step is None else log2_inverse + log2_step)
+    return mu + w * torch.exp2(side.log2_inverse[:, part] + log2_step)
 
 
 class RateEstimator:
@@ -170,7 +167,7 @@ class RateEstimator:
         self.log2_scale, self.log2_skew, self.noise = log2_scale, log2_skew, noise
         self.bits = y.new_zeros(y.shape[0])
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         v = scaled(self.y, part, mu, log2_step, self.side)
         rounded = v + (torch.round(v) - v).detach()
         sample = v + torch.rand_like(v) - 0.5 if self.noise else rounded
@@ -198,7 +195,7 @@ class SymbolEncoder:
         self.rounding = rounding
         self.symbols = torch.zeros_like(y)
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         v = scaled(self.y, part, mu, log2_step, self.side)
         w = torch.round(v) if self.rounding is None else self.rounding(v, part, log2_step)
         w = w.clamp(-self.limit, self.limit) * self.coded[:, part]
@@ -219,15 +216,13 @@ class RateDistortionRounding:
         self.costs, self.weight = costs.flatten(), weight
         self.zero = indices * costs.shape[1] + self.reach
 
-    def __call__(self, v: Tensor, part: slice, log2_step: Tensor | None) -> Tensor:
+    def __call__(self, v: Tensor, part: slice, log2_step: Tensor) -> Tensor:
         nearest = torch.round(v)
         inner = nearest - nearest.sign()
         bounded = nearest.clamp(-self.reach, self.reach).long()
         zero = self.zero[:, part]
         saved = self.costs[zero + bounded] - self.costs[zero + bounded - bounded.sign()]
-        weight = self.weight[:, part]
-        if log2_step is not None:
-            weight = weight * torch.exp2(2 * log2_step)
+        weight = self.weight[:, part] * torch.exp2(2 * log2_step)
         lost = weight * ((v - inner).square() - (v - nearest).square())
         return torch.where((saved > lost) & (nearest.abs() <= self.reach), inner, nearest)
 
@@ -239,5 +234,5 @@ class SymbolDecoder:
     def __init__(self, symbols: Tensor, side: SideInformation) -> None:
         self.symbols, self.side = symbols, side
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         return decoded(self.symbols[:, part], part, mu, log2_step, self.side)

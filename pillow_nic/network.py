@@ -128,25 +128,21 @@ class SynthesisTransform(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        c8, c16 = config.widths[-1].channels_8, config.widths[-1].channels_16
-        n, ranks = config.rate_points, config.ranks
-        rank_16, rank_8 = (ranks.blocks_16, ranks.blocks_8) if ranks else (None, None)
+        c8, c16, n, ranks = config.channels_8, config.channels_16, config.rate_points, config.ranks
         shares = tuple(width.share for width in config.widths)
         self.klt = ConvTranspose2d(config.latent_channels, 3, PATCH, PATCH, bias=False)
         self.register_buffer("deviation", torch.ones(config.latent_channels))
         self.stem = SlimConv2d(config.latent_channels, c16, 1)
         self.blocks_16 = nn.ModuleList(
-            ResidualBlock(c16, c16, n, shares, rank_16) for _ in range(config.blocks_16)
+            ResidualBlock(c16, c16, n, shares, ranks.blocks_16) for _ in range(config.blocks_16)
         )
         self.up = SlimConv2d(c16, 4 * c8, 1)
         self.blocks_8 = nn.ModuleList(
-            ResidualBlock(c8, c8, n, shares, rank_8) for _ in range(config.blocks_8)
+            ResidualBlock(c8, c8, n, shares, ranks.blocks_8) for _ in range(config.blocks_8)
         )
-        self.reduce = Reduction(c8, ranks.head) if ranks else None
+        self.reduce = Reduction(c8, ranks.head)
         # 3×3: the 8×8 patches that it paints overlap, and the linear path's 16×16 ones show less.
-        self.head = PaintingConv2d(ranks.head if ranks else c8, 3 * 64, 3, padding=1, std=0.0)
-        if config.preview:
-            self.preview = SlimConv2d(c16, 3 * 64, 3, padding=1, std=0.0)
+        self.head = PaintingConv2d(ranks.head, 3 * 64, 3, padding=1, std=0.0)
 
     def forward(
         self,
@@ -158,24 +154,22 @@ class SynthesisTransform(nn.Module):
     ) -> Tensor:
         """``part``: the rows and columns of the latent of which the picture is wanted; `reach` more on every
         side decide it. ``finish``: what to make of the picture, some rows of positions at a time."""
-        channels = self.config.widths[width].channels_8
         body, inner = cropped(self._body(y_hat, point, width), part, self._reach_8)
 
         def up(rows: slice) -> Tensor:
-            return F.pixel_shuffle(self.up(body[:, :, rows], 4 * channels), 2)
+            return F.pixel_shuffle(self.up(body[:, :, rows]), 2)
 
         h = in_strips(up, *body.shape[2:])
         for block in self.blocks_8:
             h = block(h, point, width)
         h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
-        if self.reduce is not None:
-            h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
+        h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
         painted = self.head(h)[:, :, *inner].permute(0, 2, 3, 1)
         y_hat = y_hat[:, :, *part]
 
         def paint(rows: slice) -> Tensor:
             patches = painted[:, times(rows, 2)].float()
-            return finish(self._linear(y_hat[:, :, rows], 1).add_(from_patches(patches, 8)))
+            return finish(self._linear(y_hat[:, :, rows]).add_(from_patches(patches, 8)))
 
         return in_strips(paint, *y_hat.shape[2:])
 
@@ -188,42 +182,16 @@ class SynthesisTransform(nn.Module):
     def _reach_8(self) -> int:
         return -(-(len(self.blocks_8) + 1) // 2)
 
-    def reduced(
-        self,
-        y_hat: Tensor,
-        point: Tensor,
-        factor: int,
-        width: int = -1,
-        part: Place = (ALL, ALL),
-        finish: Callable[[Tensor], Tensor] = same,
-    ) -> Tensor:
-        """The picture at 1/factor of its size, (B, 3, 16·h/factor, 16·w/factor) for a factor of 2, 4, 8 or
-        16: about what the mean over each factor × factor pixels would be, for a part of the work."""
-        if not self.config.preview:
-            return self(y_hat, point, width, part, lambda x: finish(F.avg_pool2d(x, factor)))
-        h, inner = cropped(self._body(y_hat, point, width), part, 1)
-        # A mean of the head's outputs is one of its weights.
-        side = PATCH // factor
-        weight = self.preview.weight[:, : h.shape[1]].reshape(3, side, factor // 2, side, factor // 2, -1)
-        weight = weight.mean((2, 4)).permute(1, 2, 0, 3).reshape(3 * side**2, h.shape[1], 3, 3)
-        bias = bias_of(self.preview).reshape(3, side, factor // 2, side, factor // 2).mean((2, 4))
-        bias = bias.permute(1, 2, 0).flatten()
-        painted = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=1)[:, :, *inner]
-        linear = self._linear(y_hat[:, :, *part], factor)
-        return finish(linear.add_(from_patches(painted.float().permute(0, 2, 3, 1), side)))
-
-    def _linear(self, y_hat: Tensor, factor: int) -> Tensor:
+    def _linear(self, y_hat: Tensor) -> Tensor:
         channels = y_hat.shape[1]
         with torch.autocast(y_hat.device.type, enabled=False):
-            basis = self.klt.weight[:channels]
-            basis = F.avg_pool2d(basis, factor) if factor > 1 else basis
-            basis = patch_order(basis.flatten(1), 1) * self.deviation[:channels, None]
+            basis = patch_order(self.klt.weight[:channels].flatten(1), 1) * self.deviation[:channels, None]
             grey = basis.new_full((basis.shape[1],), 0.5)
-            return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH // factor)
+            return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH)
 
     def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
         def stem(rows: slice) -> Tensor:
-            return self.stem(y_hat[:, :, rows].to(self.precision), self.config.widths[width].channels_16)
+            return self.stem(y_hat[:, :, rows].to(self.precision))
 
         h = in_strips(stem, *y_hat.shape[2:])
         for block in self.blocks_16:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What the weights were trained for, and the model that was: its name in a file says which.
-TUNES = {"ms-ssim": "nic-1-ms", "psnr": "nic-1"}
+TUNES = {"ms-ssim": "nic-2-ms", "psnr": "nic-2"}
 TOP_EFFORT = 3
 TARGETS = ("target_size", "target_bpp", "target_psnr", "target_ssim")
 GRAPHICS = ("auto", "always", "never")

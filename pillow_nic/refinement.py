@@ -291,7 +291,7 @@ class _Annealing:
         self.y, self.temperature, self.noise = y, temperature, noise
         self.bits = y.new_zeros(())
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         v = scaled(self.y, part, mu, log2_step, self.side)
         low = v.detach().floor()
         odds = torch.logit((v - low).clamp(1e-4, 1 - 1e-4))

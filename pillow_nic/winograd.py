@@ -105,17 +105,18 @@ def convolve(
     then: Callable[[Tensor, slice], Tensor],
     outputs: int,
     added: Tensor | None = None,
+    over: bool = False,
 ) -> Tensor:
     """``then`` of the convolution of x (B, C, h, w), channels last, zeros around it: (B, outputs, h, w),
-    with ``added`` of that shape to it, on the threads that `workers.each` has granted.
+    with ``added`` of that shape to it, which is written ``over`` if that is asked for, on the threads that
+    `workers.each` has granted.
 
     ``then`` is given the sums of some positions of some pictures, (positions of a tile, pictures, tiles,
     channels), which it may write over, and which pictures of the batch."""
     x = x.permute(0, 2, 3, 1)
     batch, height, width, _ = x.shape
-    out = x.new_empty(batch, height, width, outputs)
-    if added is not None:
-        added = added.permute(0, 2, 3, 1)
+    added = None if added is None else added.permute(0, 2, 3, 1)
+    out = added if added is not None and over else x.new_empty(batch, height, width, outputs)
 
     def compute(strip: Strip) -> None:
         pictures, rows = strip.pictures, slice(strip.top, strip.bottom)
@@ -125,6 +126,8 @@ def convolve(
         part, place = _alike(in_tiles(then(sums, pictures), *place.shape[:3]), place)
         if added is None:
             place.copy_(part)
+        elif over:
+            place.add_(part)
         else:
             torch.add(added[pictures, rows].reshape(place.shape), part, out=place)
 
@@ -142,16 +145,18 @@ def products(values: Tensor, transformed: Tensor) -> Tensor:
     return sums
 
 
+def product(sums: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Sums (…, K), which `products` gave, times the weight (K, outputs) and with the bias, in memory that the
+    next call writes over."""
+    shape = (*sums.shape[:-1], weight.shape[1])
+    out = _scratch("windows", math.prod(shape[:-1]), shape[-1])
+    return torch.addmm(bias, sums.view(-1, sums.shape[-1]), weight, out=out).view(shape)
+
+
 def in_tiles(sums: Tensor, batch: int, height: int, width: int) -> Tensor:
     """(16, …, K), columns before rows → a view (B, tiles down, 4, tiles across, 4, K)."""
     down, across = -(-height // SIDE), -(-width // SIDE)
     return sums.view(SIDE, SIDE, batch, down, across, -1).permute(2, 3, 1, 4, 0, 5)
-
-
-def from_tiles(sums: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """(16, …, K), columns before rows → (B, h, w, K)."""
-    tiles = in_tiles(sums, batch, height, width)
-    return tiles.reshape(batch, SIDE * tiles.shape[1], -1, tiles.shape[5])[:, :height, :width]
 
 
 def _alike(tiles: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

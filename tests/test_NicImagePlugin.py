@@ -78,10 +78,10 @@ def test_open_reads_header_and_metadata_only(tmp_path: Path) -> None:
 def test_info_tells_what_the_header_says(layered: bytes) -> None:
     im = opened(layered)
     quality = pytest.approx(0.7, abs=1e-5)
-    assert im.info == {"layers": 3, "quality": quality, "model": "nic-1-ms", "lossless": False}
+    assert im.info == {"layers": 3, "quality": quality, "model": "nic-2-ms", "lossless": False}
     header = pillow_nic.read_header(layered)
     assert header.layers == 3
-    assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-1-ms")
+    assert (header.width, header.height, header.mode, header.model) == (208, 144, "RGB", "nic-2-ms")
     assert pillow_nic.read_header(io.BytesIO(layered)) == header
 
 
@@ -335,7 +335,7 @@ def test_unknown_model(layered: bytes) -> None:
         header = Header(**{**vars(file.header), **change})
         data = container.dump(container.Container(header, file.chunks, file.streams))
         im = opened(data)
-        with pytest.raises(pillow_nic.UnsupportedModelError, match=r"nic-[19]"):
+        with pytest.raises(pillow_nic.UnsupportedModelError, match=r"nic-[29]"):
             im.load()
 
 

@@ -81,7 +81,7 @@ def test_comparison(
     text = capsys.readouterr().out
     assert re.findall(r"the other's from (.*) bpp", text) == ["0.1 to 1.5", "0.1 to 0.5", "0.5 to 1.5"]
     assert re.search(
-        r"^nic-ms-ssim-e0: nic-1-ms .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
+        r"^nic-ms-ssim-e0: nic-2-ms .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
     )
     assert re.search(r"^webp-m6: WEBP, method=6 \(Pillow .*, webp .*\)$", text, re.MULTILINE)
     rows = [line.split() for line in text.splitlines() if re.match(r"(nic-\S+|webp-m6) +quality", line)]

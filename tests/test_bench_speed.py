@@ -244,7 +244,7 @@ def test_the_actions(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches == [[expected, expected]]
     monkeypatch.setattr(pillow_nic, "decode_batch", None)
     assert speed_worker.batch(["one", "two"]) is None
-    assert speed_worker.about("one")["model"].startswith("nic-1 (")
+    assert speed_worker.about("one")["model"].startswith("nic-2 (")
 
     Path("cut").write_bytes(expected[:-1])  # they really decode
     for action in (speed_worker.decode, speed_worker.load):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import pixels, whole_photo
-from tiny_model import CONFIG, PLAIN, random_network, save_weights
+from tiny_model import random_network, save_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +28,6 @@ from pillow_nic import (
     weights,
     workers,
 )
-from pillow_nic.network import NetworkConfig
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing was tried on one")
@@ -116,13 +115,10 @@ class OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=[CONFIG, PLAIN, replace(PLAIN, preview=False)], ids=["new", "plain", "nic-1"])
-def on_meta(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[weights.Model]:
+@pytest.fixture
+def on_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[weights.Model]:
     """The only model there is, on "meta"; everything is computed in the calling thread and watched."""
-    config: NetworkConfig = request.param
-    network = random_network(config)
+    network = random_network()
     model = weights.read(save_weights(tmp_path / "tiny.safetensors", network), "tiny", torch.device("cpu"))
     model = replace(model, network=network.to(META), device=META)
 
@@ -168,7 +164,6 @@ STRAYED = r"of tensors on \['cpu', 'meta'\]"
 
 
 @pytest.mark.usefixtures("on_meta")
-@pytest.mark.parametrize("on_meta", [CONFIG], indirect=True)
 @pytest.mark.parametrize(("place", "name"), [(weights.Model, "point"), (entropy_model, "checkerboard")])
 def test_a_tensor_made_on_another_device_is_found(
     place: Any, name: str, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +174,6 @@ def test_a_tensor_made_on_another_device_is_found(
         codec.decode(data)
 
 
-@pytest.mark.parametrize("on_meta", [CONFIG], indirect=True)
 @pytest.mark.parametrize(
     "name", ["g_a.klt", "h_a.conv3", "features.conv1", "context.step_nets.2.head", "g_s.head"]
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from tiny_model import CONFIG, PLAIN, random_network
+from tiny_model import CONFIG, random_network
 from torch import Tensor
 
 from pillow_nic.context import LOG2_STEP_MAX
@@ -24,7 +24,7 @@ from pillow_nic.entropy_model import (
     side_information,
     two_piece_gaussian_bits,
 )
-from pillow_nic.network import Network, NetworkConfig
+from pillow_nic.network import Network
 from pillow_nic.training.tables import gaussian_pmf
 
 HEIGHT, WIDTH = 5, 7
@@ -121,15 +121,15 @@ class Recorder:
     seed: int = 0
     calls: list[tuple[slice, Tensor, Tensor | None]] = field(default_factory=list)
 
-    def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+    def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + len(self.calls))
         self.calls.append((part, mu, mask))
         return mu + torch.randn(mu.shape, generator=generator)
 
 
-@pytest.fixture(scope="module", params=["ranks", "plain"])
-def network(request: pytest.FixtureRequest) -> Network:
-    return random_network(CONFIG if request.param == "ranks" else PLAIN)
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return random_network()
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +212,9 @@ def test_training_counts_every_element_once(network: Network, features: Tensor) 
     scale = torch.full_like(symbols, -8.0)
 
     class Fixed(RateEstimator):
-        def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
+        def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
             self.y[:, part] = mu + symbols[:, part]  # so that v is the symbol whatever the mean
-            return super().code(part, mu, None, mask)
+            return super().code(part, mu, torch.zeros_like(mu), mask)
 
     estimator = Fixed(torch.zeros_like(symbols), UNIT, scale, torch.zeros_like(scale), noise=False)
     code_groups(network, features, POINT, estimator, GROUPS)
@@ -273,37 +273,13 @@ def test_missing_groups_are_not_asked_for(network: Network, features: Tensor) ->
 # ----------------------------------------------------------------------------------------- the predicted step
 
 
-def test_predicted_step_of_zero_is_none(features: Tensor) -> None:
-    """With heads whose log₂ q is zero, symbols, latent and bits are those of a network that predicts none."""
-    network = random_network()
-    without = random_network(replace(CONFIG, predicted_step=False))
-    state = network.state_dict()
-    for step, (group, _) in enumerate(CONFIG.steps):
-        head = network.context.step_nets[step].head
-        head.weight[CONFIG.groups[group] :] = head.bias[CONFIG.groups[group] :] = 0
-    cut = {k: state[k][: v.shape[0]] for k, v in without.state_dict().items()}
-    without.load_state_dict(cut)
-    y = noise(1, CHANNELS, HEIGHT, WIDTH)
-    flat = torch.zeros_like(y)
-    (first, y_hat), (second, expected) = (encode(net, features, y) for net in (network, without))
-    assert torch.equal(first.symbols, second.symbols)
-    torch.testing.assert_close(y_hat, expected)
-    bits = []
-    for net in (network, without):
-        estimator = RateEstimator(y, SIDE, flat, flat, noise=False)
-        code_groups(net, features, POINT, estimator, GROUPS)
-        bits.append(estimator.bits)
-    torch.testing.assert_close(*bits)
-
-
 def steps_of(network: Network, features: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """log₂ q of each element as the encoder used it, and its ŷ."""
     log2_steps = torch.zeros_like(y)
 
     class Noting(SymbolEncoder):
-        def code(self, part: slice, mu: Tensor, log2_step: Tensor | None, mask: Tensor | None) -> Tensor:
-            if log2_step is not None:
-                log2_steps[:, part] += log2_step if mask is None else log2_step * mask
+        def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
+            log2_steps[:, part] += log2_step if mask is None else log2_step * mask
             return super().code(part, mu, log2_step, mask)
 
     inverse = side_of(SIDE.log2_gain, -SIDE.log2_gain)
@@ -314,9 +290,8 @@ def steps_of(network: Network, features: Tensor, y: Tensor) -> tuple[Tensor, Ten
 def test_latent_is_within_half_a_predicted_step(network: Network, features: Tensor) -> None:
     y = noise(1, CHANNELS, HEIGHT, WIDTH)
     log2_steps, y_hat = steps_of(network, features, y)
-    if network.config.predicted_step:
-        assert log2_steps.min() < -0.3
-        assert log2_steps.max() > 0.3
+    assert log2_steps.min() < -0.3
+    assert log2_steps.max() > 0.3
     in_steps = (y_hat - y).abs() * torch.exp2(SIDE.log2_gain - log2_steps)
     assert 0.45 < in_steps.max() < 0.501
 
@@ -345,7 +320,6 @@ def test_squared_error_of_a_symbol_is_worth_more_where_the_step_is_larger() -> N
     expected = {-1: [0, 0, 0, 0, 0, 0], 0: [0, 0, 0, 0, 1, 1], 1: [0, 0, 1, 1, 1, 1]}
     for log2_step, symbols in expected.items():
         assert rounding(v, slice(0, 1), torch.full_like(v, log2_step)).flatten().tolist() == symbols
-    assert rounding(v, slice(0, 1), None).flatten().tolist() == expected[0]
 
 
 # ----------------------------------------------------------------------------------------------- checkerboard
@@ -385,16 +359,15 @@ def test_second_phase_sees_the_first_and_not_the_other_way_round(network: Networ
 def test_encoder_keeps_the_symbols_of_each_phase_apart() -> None:
     y, mask = noise(1, 2, 3, 3) * 5, checkerboard(3, 3, torch.device("cpu"))
     encoder = SymbolEncoder(y, UNIT, torch.ones_like(y), 100)
-    encoder.code(slice(0, 2), torch.zeros_like(y), None, mask)
+    encoder.code(slice(0, 2), torch.zeros_like(y), torch.zeros_like(y), mask)
     assert torch.equal(encoder.symbols, y.round() * mask)
-    encoder.code(slice(0, 2), torch.full_like(y, 2.0), None, 1 - mask)
+    encoder.code(slice(0, 2), torch.full_like(y, 2.0), torch.zeros_like(y), 1 - mask)
     assert torch.equal(encoder.symbols, y.round() * mask + (y - 2).round() * (1 - mask))
 
 
-@pytest.mark.parametrize("config", [CONFIG, PLAIN])
 @pytest.mark.parametrize("phases", [0, 3])
-def test_any_number_of_groups_may_have_two_phases(config: NetworkConfig, phases: int) -> None:
-    network = random_network(replace(config, checkerboard=phases))
+def test_any_number_of_groups_may_have_two_phases(phases: int) -> None:
+    network = random_network(replace(CONFIG, checkerboard=phases))
     features = noise(1, CONFIG.features, HEIGHT, WIDTH)
     encoder, y_hat = encode(network, features, noise(1, CHANNELS, HEIGHT, WIDTH))
     assert torch.equal(decode(network, features, encoder.symbols, GROUPS), y_hat)

@@ -245,7 +245,7 @@ def test_the_array_function_takes_no_others() -> None:
 def test_numpy_numbers_reach_the_file() -> None:
     file = io.BytesIO()
     im = Image.new("RGB", (32, 32), "teal")
-    im.save(file, "NIC", quality=np.float32(75), layers=np.int64(1), network_width=np.uint8(6), dpi=72)
+    im.save(file, "NIC", quality=np.float32(75), layers=np.int64(1), network_width=np.uint8(4), dpi=72)
     with Image.open(file) as back:
         assert back.info["quality"] == pytest.approx(0.75, abs=1e-5)
         assert back.info["dpi"] == (72, 72)

@@ -32,7 +32,7 @@ picture()
 new = [name for name in {{*sys.modules}} - loaded if name.startswith(("torch", "numpy", "constriction"))]
 print(sorted(models), {{*weights._models}} == models, {{*threading.enumerate()}} == threads, new)
 """
-    assert python_says(code) == "[('nic-1-ms', 'cpu')] True True []"
+    assert python_says(code) == "[('nic-2-ms', 'cpu')] True True []"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -61,7 +61,7 @@ print(list(loader))
 
 
 def test_tunes_and_models() -> None:
-    pillow_nic.warm_up("psnr", "nic-1-ms", device="cpu")
-    assert {("nic-1", "cpu"), ("nic-1-ms", "cpu")} <= {*weights._models}
+    pillow_nic.warm_up("psnr", "nic-2-ms", device="cpu")
+    assert {("nic-2", "cpu"), ("nic-2-ms", "cpu")} <= {*weights._models}
     with pytest.raises(pillow_nic.UnsupportedModelError, match="'nic-9' is not installed"):
         pillow_nic.warm_up("nic-9")

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from pictures import photo, pixels, psnr, saved
-from tiny_model import CONFIG, PLAIN, random_network, save_weights
+from tiny_model import random_network, save_weights
 
 import pillow_nic
 from pillow_nic import codec, distortion, refinement, tile_coding, weights, workers
 from pillow_nic.command.main import main
-from pillow_nic.network import NetworkConfig
 from pillow_nic.options import EncodeOptions
 from pillow_nic.tiling import tiles
 
@@ -119,16 +118,13 @@ def test_pieces_cover_each_tile_once() -> None:
 # ------------------------------------------------------------------------------------- any network
 
 
-@pytest.fixture(params=[CONFIG, replace(CONFIG, predicted_step=False), PLAIN], ids=["q", "no q", "plain"])
-def tiny(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Model:
-    config: NetworkConfig = request.param
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Model:
     monkeypatch.setattr(weights, "_models", {})
-    return weights.use(
-        save_weights(tmp_path / "tiny.safetensors", random_network(config)), torch.device("cpu")
-    )
+    return weights.use(save_weights(tmp_path / "tiny.safetensors", random_network()), torch.device("cpu"))
 
 
-def test_the_true_loss_falls_with_every_context(tiny: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_true_loss_falls(tiny: weights.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "SIDE", 6)
     picture, options = (
         pixels(size=(160, 128)),

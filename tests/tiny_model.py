@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,11 @@ from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from
 CONFIG = NetworkConfig(
     groups=(8, 8, 16),
     writer=Writer(14, (11, 18), 20, (22,)),
-    widths=(Width(1, 8, 8, 0.5), Width(2, 12, 16, 0.75), Width(3, 16, 24)),
+    widths=(Width(1, 0.5), Width(2, 0.75), Width(3, 1.0)),
     ranks=Ranks(12, 8, 20, 5),
+    channels_8=16,
     blocks_8=2,
+    channels_16=24,
     blocks_16=1,
     hyper_channels=6,
     hyper_hidden=10,
@@ -33,8 +34,6 @@ CONFIG = NetworkConfig(
     rate_points=4,
 )
 """Every number differs from its neighbours where it can, so that a mixed-up one does not fit."""
-PLAIN = replace(CONFIG, ranks=None, predicted_step=False)
-"""The same as nic-1 is: without ranks, and without a predicted step."""
 
 METADATA = {
     "network": CONFIG.to_json(),

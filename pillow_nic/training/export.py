@@ -88,15 +88,16 @@ def reduced_groups(model: TrainingModel, pictures: list[Tensor]) -> dict[int, li
     for index in range(config.rate_points):
         point = torch.tensor([float(index)])
         latents = [forward(model, x, point, hard=True).y_hat for x in pictures]
+        scores: dict[int, list[float]] = {factor: [] for factor in counts}
+        for end in config.group_ends:
+            painted = [model.network.g_s(y_hat[:, :end], point).clamp(0, 1) for y_hat in latents]
+            for factor, means in scores.items():
+                pairs = zip(pictures, painted, strict=True)
+                psnr = [decibels("psnr", *(avg_pool2d(t, factor) for t in pair)).item() for pair in pairs]
+                means.append(float(np.mean(psnr)))
         for factor, found in counts.items():
-            scores = []
-            for end in config.group_ends:
-                psnr = []
-                for x, y_hat in zip(pictures, latents, strict=True):
-                    small = model.network.g_s.reduced(y_hat[:, :end], point, factor).clamp(0, 1)
-                    psnr.append(decibels("psnr", avg_pool2d(x, factor), small).item())
-                scores.append(float(np.mean(psnr)))
-            found.append(next(g for g, score in enumerate(scores, 1) if score >= scores[-1] - LEAST_SHOWN))
+            least = scores[factor][-1] - LEAST_SHOWN
+            found.append(next(g for g, score in enumerate(scores[factor], 1) if score >= least))
     return counts
 
 

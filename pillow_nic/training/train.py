@@ -4,7 +4,7 @@
 
 The run in ``--out`` is a *trunk*: a constant rate after a short warm-up, and a checkpoint of weights, moving
 average and optimiser, from which the next run goes on where this one stopped. ``--start FILE`` begins a new
-trunk from another network's weights, as far as shapes allow (grow.py, low_rank.py). What ships is the trunk's
+trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's
 moving average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in
 which the rate falls to 1 %. ``--steps 0`` only validates."""
 
@@ -23,14 +23,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from ..network import NetworkConfig
 from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
-from .loss import TrainingModel, decibels, distortion, forward, squared_error
-from .low_rank import cut
+from .loss import TrainingModel, decibels, distortion, forward
 
 
 def _option(default: Any, sentence: str) -> Any:
@@ -74,7 +72,6 @@ class TrainConfig:
     focus_share: float = _option(0.8, "share of the rate points that are drawn from that part")
     narrow: float = _option(0.0, "share of the steps in which a narrow synthesis learns beside the full one")
     prefix: float = _option(0.0, "share of the steps with a random prefix of the groups")
-    preview: float = _option(0.25, "share of the steps in which the head of reduced pictures learns, too")
     delta: float = _option(0.03, "share of the other steps with a random step exponent")
     bf16: bool = _option(False, "compute in bfloat16 where that is safe; only for processors that have it")
     compile: bool = _option(True, "compile the rate's elementwise chain")
@@ -83,7 +80,6 @@ class TrainConfig:
     valid_pictures: int = _option(24, "how many validation pictures to use")
 
 
-LOOKS = 24  # batches on which a network without ranks is looked at for one that has them
 CHECKPOINT, OPTIMIZER = "checkpoint.safetensors", "optimizer.pt"
 
 
@@ -195,13 +191,12 @@ def validation_pictures(folder: Path, count: int, device: torch.device) -> list[
 @dataclass
 class Draw:
     """What one step trains: rate points (B,), how many groups are kept, the step exponent in octaves, and the
-    width of a synthesis that learns beside the full one, and whether the reduced picture does."""
+    width of a synthesis that learns beside the full one."""
 
     point: Tensor
     kept: int
     delta: float = 0.0
     narrow: int | None = None
-    preview: bool = False
 
 
 def draw(rng: np.random.Generator, config: TrainConfig, network: NetworkConfig, count: int) -> Draw:
@@ -217,7 +212,6 @@ def draw(rng: np.random.Generator, config: TrainConfig, network: NetworkConfig, 
         drawn.delta = float(rng.integers(-8, 9)) / 8
     if len(network.widths) > 1 and rng.random() < config.narrow:
         drawn.narrow = int(rng.integers(len(network.widths) - 1))
-    drawn.preview = network.preview and rng.random() < config.preview
     return drawn
 
 
@@ -239,9 +233,6 @@ def loss_of(
         channels = network.config.group_ends[network.config.widths[drawn.narrow].groups - 1]
         narrow = network.g_s(result.y_hat[:, :channels].detach(), drawn.point, drawn.narrow)
         cost = cost + lmbda * distortion(config.tune, x, narrow)
-    if drawn.preview:
-        half = network.g_s.reduced(result.y_hat.detach(), drawn.point, 2)
-        cost = cost + lmbda * squared_error(avg_pool2d(x, 2), half)
     loss = (weight * cost).mean()
     psnr = 10 * (255**2 / result.mse.detach()).log10().mean()
     shown = {"loss": loss, "bpp": result.bpp.mean(), "hyper": result.hyper_bpp.mean(), "psnr": psnr}
@@ -286,12 +277,9 @@ def train(config: TrainConfig, network: NetworkConfig | None = None) -> Training
     if going_on:
         model.load_state_dict(load_checkpoint(out / CHECKPOINT, averaged=False)[1])
     elif config.start:
-        shape, state, before = load_checkpoint(Path(config.start))
+        _, state, before = load_checkpoint(Path(config.start))
         done |= {key: before.get(key, 0.0) for key in done} | {"trunk": 0.0}
         print(grow(model, state), flush=True)
-        if model.network.config.ranks and not shape.ranks:
-            looks = (pictures.crops(rng, config.batch, config.crop).cpu() for _ in range(LOOKS))
-            cut(model.network, shape, state, looks)
     else:
         model.network.start_from_klt(*klt(pictures, model.network.config.latent_channels, 16, rng))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -28,21 +28,21 @@ def shipped() -> dict[str, bytes]:
         for file in sorted(GOLDEN.glob("*/*.nic"))
     }
     return files | {
-        SMALLEST: files.pop("nic-1/smallest"),
-        LARGEST: files.pop("nic-1/photo"),
+        SMALLEST: files.pop("nic-2/smallest"),
+        LARGEST: files.pop("nic-2/photo"),
         "exact/some": _encoded(page(), quality=0.4),
         "exact/lossless": _encoded(page(), lossless=True),
     }
 
 
 def tiny() -> dict[str, bytes]:
-    """Files of tests/tiny_model.py, which is nic-1 and nic-1-ms in this process from now on: pictures of 1 to
+    """Files of tests/tiny_model.py, which is nic-2 and nic-2-ms in this process from now on: pictures of 1 to
     64 pixels a side, decoded in milliseconds."""
     import tiny_model
 
     network = tiny_model.random_network()
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("nic-1", "nic-1-ms"):
+        for name in ("nic-2", "nic-2-ms"):
             file = tiny_model.save_weights(Path(folder, f"{name}.safetensors"), network)
             weights.use(file, torch.device("cpu"))
     rng = np.random.default_rng(0)

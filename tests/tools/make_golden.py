@@ -1,8 +1,8 @@
 """Make the golden files of one model anew, and the hex dump in FORMAT.md: only when it is replaced. With
 names, only those that are new.
 
-python tests/tools/make_golden.py nic-1
-python tests/tools/make_golden.py nic-1 page
+python tests/tools/make_golden.py nic-2
+python tests/tools/make_golden.py nic-2 page
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
         **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
         **{
-            f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "network_width": k}) for k in range(1, 7)
+            f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "network_width": k}) for k in range(1, 5)
         },
     }
 

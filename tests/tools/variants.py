@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
 QUALITIES = (0.15, 0.5, 0.85)
-MODELS = ("nic-1", "nic-1-ms")
+MODELS = ("nic-2", "nic-2-ms")
 KODAK = ("kodim01", "kodim04", "kodim08", "kodim13", "kodim19", "kodim23")
 PROBE = "import sys, json; from variants import *; apply(json.loads(sys.argv[1])); probe()"
 
@@ -115,7 +115,7 @@ def probe() -> None:
     """What the libraries are asked to report on."""
     import pillow_nic
 
-    pillow_nic.decode(ROOT / "tests" / "golden" / "nic-1" / "photo.nic")
+    pillow_nic.decode(ROOT / "tests" / "golden" / "nic-2" / "photo.nic")
 
 
 def found_settings(settings: list[str]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def found_settings(settings: list[str]) -> dict[str, Any]:
         "MKL": mkl and mkl[1],
         "OpenBLAS": pools.get("openblas", {}).get("architecture"),
         "matmul": torch.get_float32_matmul_precision(),
-        "precision": str(weights.load("nic-1").network.g_s.precision),
+        "precision": str(weights.load("nic-2").network.g_s.precision),
     }
 
 
