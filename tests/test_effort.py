@@ -21,7 +21,8 @@ def test_takes_the_cheaper_of_the_two_integers() -> None:
     )
     indices = torch.zeros_like(v, dtype=torch.int64)
     weight = torch.tensor([6.0, 0.0]).reshape(1, 2, 1, 1)
-    rounded = RateDistortionRounding(costs, indices, weight)(v, slice(0, 2), None)[0, :, 0].tolist()
+    rounding = RateDistortionRounding(costs, indices, weight)
+    rounded = rounding(v, slice(0, 2), torch.zeros_like(v))[0, :, 0].tolist()
     # 3 bits saved against 6·((v − inner)² − (v − nearest)²) = 6·(2·|v − inner| − 1): the threshold is 0.75
     assert rounded[0] == [0, 0, 0, 1, 0, -1, 1, 2, 2, 4]
     # without a weight every symbol within reach goes one step towards zero; 4 lies beyond the table of costs
