@@ -46,7 +46,7 @@ def test_pictures_are_at_most_a_level_apart(
     levels = [np.abs(one - other).max() for one, other in zip(*decoded.values(), strict=True)]
     assert max(levels) == 1  # 0 would say that nothing was computed in bfloat16
     first, second = (np.square(picture - pixels).mean() for picture in decoded["float32"][:2])
-    assert first == pytest.approx(second, rel=0.01)
+    assert first == pytest.approx(second, rel=0.02)
 
 
 def test_only_a_processor_with_the_instructions_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
