@@ -4,8 +4,8 @@
 
 The run in ``--out`` is a *trunk*: a constant rate after a short warm-up, and a checkpoint of weights, moving
 average and optimiser, from which the next run goes on where this one stopped. ``--start FILE`` begins a new
-trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's
-moving average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in
+trunk from another network's weights, as far as shapes allow (grow.py). What ships is the trunk's moving
+average or a short run branched off it, ``--start runs/nic-2/checkpoint.safetensors --decay 1``, in
 which the rate falls to 1 %. ``--steps 0`` only validates."""
 
 from __future__ import annotations
