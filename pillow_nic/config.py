@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor
@@ -44,18 +45,21 @@ class Ranks:
 class NetworkConfig:
     """The architecture. It is stored with the weights; nothing in the code fixes these numbers.
 
+    ``slices`` are the latent's channels that the context predicts together (Minnen and Singh, ICIP 2020),
+    ``groups`` those that stand together in a file, so that a layer can end after them; both add up to all.
     ``channels_8``, ``blocks_8``, ``channels_16`` and ``blocks_16`` are the synthesis's channels and residual
     blocks at 1/8 and at 1/16 of the resolution. ``hyper_hidden`` are the channels of the hyper transforms,
     ``hyper_last`` those of the hyper-synthesis at the latent's resolution. ``checkerboard`` says how many of
-    the first groups are predicted in two phases, the second of which sees the first's neighbours."""
+    the first slices are predicted in two phases, the second of which sees the first's neighbours."""
 
-    groups: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
+    slices: tuple[int, ...] = (16, 32, 24, 24, 48, 48, 128)
+    groups: tuple[int, ...] = (10, 6, 32, 24, 24, 48, 48, 128)
     writer: Writer = Writer()
     widths: tuple[Width, ...] = (
-        Width(5, 0.375),
-        Width(5, 0.5),
-        Width(6, 0.75),
-        Width(7, 1.0),
+        Width(6, 0.375),
+        Width(6, 0.5),
+        Width(7, 0.75),
+        Width(8, 1.0),
     )
     ranks: Ranks = Ranks()
     channels_8: int = 128
@@ -72,6 +76,10 @@ class NetworkConfig:
     lmbda_min: float = 0.0003
     lmbda_max: float = 0.5
 
+    def __post_init__(self) -> None:
+        if sum(self.slices) != sum(self.groups):
+            raise ValueError(f"slices {self.slices} and groups {self.groups} do not add up to the same")
+
     @property
     def latent_channels(self) -> int:
         return sum(self.groups)
@@ -79,13 +87,18 @@ class NetworkConfig:
     @property
     def group_ends(self) -> tuple[int, ...]:
         """Cumulative channel count after each group."""
-        return tuple(sum(self.groups[: g + 1]) for g in range(len(self.groups)))
+        return tuple(accumulate(self.groups))
+
+    @property
+    def slice_ends(self) -> tuple[int, ...]:
+        """Cumulative channel count after each slice."""
+        return tuple(accumulate(self.slices))
 
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:
-        """The order of prediction: (group, phase); phase 0 all or even positions, 1 odd ones."""
+        """The order of prediction: (slice, phase); phase 0 all or even positions, 1 odd ones."""
         return tuple(
-            (g, p) for g in range(len(self.groups)) for p in range(2 if g < self.checkerboard else 1)
+            (s, p) for s in range(len(self.slices)) for p in range(2 if s < self.checkerboard else 1)
         )
 
     def lmbda(self, point: Tensor) -> Tensor:
@@ -99,7 +112,8 @@ class NetworkConfig:
     @staticmethod
     def from_json(text: str) -> NetworkConfig:
         fields: dict[str, Any] = json.loads(text)
-        fields["groups"] = tuple(fields["groups"])
+        for name in ("slices", "groups"):
+            fields[name] = tuple(fields[name])
         fields["widths"] = tuple(Width(**w) for w in fields["widths"])
         fields["ranks"] = Ranks(**fields["ranks"])
         writer: dict[str, Any] = fields["writer"]

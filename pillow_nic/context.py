@@ -1,7 +1,7 @@
-"""The channel context: every step sees the hyper features and ŷ of all groups before it, through a 1×1
+"""The channel context: every step sees the hyper features and ŷ of all slices before it, through a 1×1
 convolution to a few channels and a 3×3 one of its own.
 
-What a step sees is a *state*: some rows of the features and of the groups so far, (B, channels, h + 2, w),
+What a step sees is a *state*: some rows of the features and of the slices so far, (B, channels, h + 2, w),
 with a row more on either side, of zeros where there is none."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOG2_STEP_MAX = 3.0
 
 
 class ContextStep(nn.Module):
-    """μ and log₂ q of one group (and phase) from the hyper features and all that is decoded already."""
+    """μ and log₂ q of one slice (and phase) from the hyper features and all that is decoded already."""
 
     def __init__(self, config: NetworkConfig, seen: int, channels: int) -> None:
         super().__init__()
@@ -43,22 +43,21 @@ class ChannelContext(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.starts = [
-            config.features + end - n for end, n in zip(config.group_ends, config.groups, strict=True)
-        ]
-        self.ends = [config.features + end for end in config.group_ends]
+        self.ends = [config.features + end for end in config.slice_ends]
+        self.starts = [config.features, *self.ends[:-1]]
         self.step_nets = nn.ModuleList(
-            ContextStep(config, (self.ends if phase else self.starts)[group], config.groups[group])
-            for group, phase in config.steps
+            ContextStep(config, (self.ends if phase else self.starts)[part], config.slices[part])
+            for part, phase in config.steps
         )
 
     def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
         """The state before the first step, of some rows of the features (B, F, h, w)."""
         return widened(features, rows)
 
-    def see(self, state: Tensor, group: int, value: Tensor, rows: slice = ALL) -> Tensor:
-        """The state with the value (B, channels, h, w) of a step of the group, 0 where the step has none."""
-        start, seen = self.starts[group], widened(value, rows)
+    def see(self, state: Tensor, part: int, value: Tensor, rows: slice = ALL) -> Tensor:
+        """The state with the value (B, channels, h, w) of a step of slice ``part``, 0 where the step has
+        none."""
+        start, seen = self.starts[part], widened(value, rows)
         if state.shape[1] > start:  # the second phase
             seen = state[:, start:] + seen
         return torch.cat([state[:, :start], seen.to(state.dtype)], 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import workers
+from .gaussian import WINDOW, Blur
+from .visual import WeightedSum
 
 MS_SSIM_SCALE = 1270.0
 """What 1 − MS-SSIM = 1 counts as, in 8-bit levels²: at this ratio of their λ, CompressAI's models for MSE and
 for MS-SSIM have about the same rates, so that a rate point means the same for both."""
-MSE_SHARE = 0.1
-"""What is left of the MSE beside MS-SSIM, which hardly sees a shift of colours."""
+
+
+class Mixture(NamedTuple):
+    """What a tune minimises: MSE in 8-bit levels², 1 − MS-SSIM and SSIMULACRA2's weighted sum, each times its
+    factor. A share of MSE is left to all, as the others hardly see a shift of colours."""
+
+    mse: float
+    ms_ssim: float = 0.0
+    ssimulacra2: float = 0.0
+
+
+MIXTURES = {
+    "psnr": Mixture(1.0),
+    "ms-ssim": Mixture(0.1, 0.9 * MS_SSIM_SCALE),
+    "visual": Mixture(0.1, 0.0, 4.0),
+}
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 _LEAST = 1e-4  # of a scale's similarity: a power of it has a gradient
-_BLOCK = 32  # places along a line whose means one row of a matrix product gives
 _STRIP = 1 << 19  # samples of one colour that are compared at once
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -38,14 +52,18 @@ class Distortion:
     once."""
 
     def __init__(self, tune: str, x: Tensor) -> None:
-        self.x, self.similarity = x, None if tune == "psnr" else Similarity(x)
+        self.x, self.mixture = x, MIXTURES[tune]
+        self.similarity = Similarity(x) if self.mixture.ms_ssim else None
+        self.weighted_sum = WeightedSum(x) if self.mixture.ssimulacra2 else None
 
     def __call__(self, x_hat: Tensor) -> Tensor:
         """(B,), in 8-bit levels²."""
-        mse = (x_hat - self.x).square().mean((1, 2, 3)) * 255**2
-        if self.similarity is None:
-            return mse
-        return (1 - MSE_SHARE) * MS_SSIM_SCALE * (1 - self.similarity(x_hat)) + MSE_SHARE * mse
+        found = self.mixture.mse * (x_hat - self.x).square().mean((1, 2, 3)) * 255**2
+        if self.similarity is not None:
+            found = found + self.mixture.ms_ssim * (1 - self.similarity(x_hat))
+        if self.weighted_sum is not None:
+            found = found + self.mixture.ssimulacra2 * self.weighted_sum(x_hat)
+        return found
 
 
 class Similarity:
@@ -68,7 +86,7 @@ class Similarity:
 
 def scales(height: int, width: int) -> int:
     """How many scales fit a picture."""
-    return sum(min(height, width) > (_WINDOW - 1) << scale for scale in range(len(_WEIGHTS))) or 1
+    return sum(min(height, width) > (WINDOW - 1) << scale for scale in range(len(_WEIGHTS))) or 1
 
 
 def _joined(by_scale: Sequence[Tensor]) -> Tensor:
@@ -81,7 +99,7 @@ def _joined(by_scale: Sequence[Tensor]) -> Tensor:
 
 def _window(height: int, width: int) -> int:
     """Side of the window in a picture."""
-    return min(_WINDOW, *(side - 1 + side % 2 for side in (height, width)))
+    return min(WINDOW, *(side - 1 + side % 2 for side in (height, width)))
 
 
 class _Scale:
@@ -89,7 +107,7 @@ class _Scale:
 
     def __init__(self, x: Tensor, size: int | None = None) -> None:
         self.x, self.size = x, size or _window(x.shape[2], x.shape[3])
-        self.mean, squares = _Blur.apply(torch.stack([x, x * x]), self.size)  # type: ignore[no-untyped-call]
+        self.mean, squares = Blur.apply(torch.stack([x, x * x]), self.size)  # type: ignore[no-untyped-call]
         self.square = self.mean * self.mean
         self.variance = squares - self.square
 
@@ -105,42 +123,10 @@ class _Scale:
     def _compare(self, x_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Structure, the product of both means, the square of the other's."""
         maps = torch.stack([x_hat, x_hat * x_hat, self.x * x_hat])
-        mean, squares, products = _Blur.apply(maps, self.size)  # type: ignore[no-untyped-call]
+        mean, squares, products = Blur.apply(maps, self.size)  # type: ignore[no-untyped-call]
         product, square = self.mean * mean, mean * mean
         covariance, variances = products - product, self.variance + squares - square
         return (2 * covariance + _C2) / (variances + _C2), product, square
-
-
-class _Blur(torch.autograd.Function):
-    """Means of a Gaussian window at each place where it fits. Its gradient is the same of the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, planes: Tensor, size: int) -> Tensor:
-        ctx.size = size
-        return _blurred(planes, size)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _blurred(F.pad(gradients[0], (ctx.size - 1,) * 4), ctx.size), None
-
-
-def _blurred(planes: Tensor, size: int) -> Tensor:
-    """By products with a band of the window's weights, which take a twentieth of a convolution's time: along
-    all rows of all planes as one line, then down them as one column, without what lies across their ends."""
-    height, width = planes.shape[-2:]
-    rows = planes.numel() // width
-    distance = torch.arange(size, dtype=planes.dtype, device=planes.device) - size // 2
-    window = torch.exp(-(distance**2) / (2 * _SIGMA**2))
-    band = F.pad((window / window.sum()).expand(_BLOCK, -1), (0, _BLOCK))
-    band = band.flatten()[: _BLOCK * (_BLOCK + size - 1)].reshape(_BLOCK, -1)  # each row one further right
-
-    def blocks(line: Tensor) -> Tensor:
-        line = F.pad(line, (0,) * (2 * line.dim() - 1) + (-len(line) % _BLOCK + size - 1,))
-        return line.unfold(0, _BLOCK + size - 1, _BLOCK)
-
-    line = (blocks(planes.reshape(-1)) @ band.T).flatten()[: rows * width]
-    column = (band @ blocks(line.view(rows, width)).transpose(1, 2)).flatten(0, 1)[:rows]
-    return column.view(planes.shape)[..., : height - size + 1, : width - size + 1]
 
 
 def _halved(x: Tensor) -> Tensor:

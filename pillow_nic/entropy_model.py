@@ -1,7 +1,7 @@
-"""The one loop over channel groups, run with three coders: a rate estimator (training), a symbol encoder
+"""The one loop over the latent's slices, run with three coders: a rate estimator (training), a symbol encoder
 and a decoder.
 
-The loop predicts μ and q step by step (group by group, the first groups in two checkerboard phases) and hands
+The loop predicts μ and q step by step (slice by slice, the first slices in two checkerboard phases) and hands
 them to a coder, which answers with the decoded latent of that step. Probabilities are known before the loop
 starts, because they come from the hyper-latent alone; so a missing group is simply not asked for, and
 stands at its predicted mean."""
@@ -91,8 +91,10 @@ def code_strips(
 
     states: list[Tensor] = each(lambda n: context.start(features, strips[n][0]), range(len(strips)))
     done: list[Tensor] = []
-    steps = [step for step in config.steps if step[0] < total]
-    masks = [None if group >= config.checkerboard else 1 - even if phase else even for group, phase in steps]
+    starts, ends = (0, *config.slice_ends), (0, *config.group_ends)
+    known, wanted = ends[kept], ends[total]
+    steps = [step for step in config.steps if starts[step[0]] < wanted]
+    masks = [None if s >= config.checkerboard else 1 - even if phase else even for s, phase in steps]
 
     def code(n: int, step: int, before: Tensor | None) -> Tensor:
         """A step of a strip, after the whole value of the step before."""
@@ -100,10 +102,14 @@ def code_strips(
         if before is not None:
             states[n] = context.see(states[n], steps[step - 1][0], before, rows)
         mu, log2_step = context.predict(step, states[n], point)
-        group, mask = steps[step][0], masks[step]
-        part = slice(config.group_ends[group] - config.groups[group], config.group_ends[group])
+        start, mask = starts[steps[step][0]], masks[step]
         mask = mask if mask is None else mask[:, :, rows]
-        value = coder.code(part, mu, log2_step, mask) if group < kept else mu
+        own = min(max(known - start, 0), mu.shape[1])  # how many of the slice's channels are coded
+        value = mu
+        if own:
+            value = coder.code(slice(start, start + own), mu[:, :own], log2_step[:, :own], mask)
+        if 0 < own < mu.shape[1]:
+            value = torch.cat([value, mu[:, own:]], 1)
         return value if mask is None else value * mask
 
     value: Tensor | None = None
@@ -113,7 +119,7 @@ def code_strips(
             done[-1] = done[-1] + value
         else:
             done.append(value)
-    return torch.cat(done, 1)
+    return torch.cat(done, 1)[:, :wanted]
 
 
 def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) -> Tensor:
@@ -150,8 +156,8 @@ class RateEstimator:
     """The coder of training: counts bits of the noisy symbols and passes on rounded ones, straight through.
 
     ``y`` natural-domain latent; ``log2_scale`` and ``log2_skew`` of the symbols (gain included). ``noise``
-    False: bits of truly rounded symbols. ``symbol_bits``: two_piece_gaussian_bits or a compiled one. ``bits``
-    sums per picture."""
+    False: bits of truly rounded symbols. ``symbol_bits``: two_piece_gaussian_bits or a compiled one.
+    ``learn_step``: whether log₂ q passes a gradient. ``bits`` sums per picture."""
 
     def __init__(
         self,
@@ -161,13 +167,15 @@ class RateEstimator:
         log2_skew: Tensor,
         noise: bool = True,
         symbol_bits: Callable[[Tensor, Tensor, Tensor], Tensor] = two_piece_gaussian_bits,
+        learn_step: bool = True,
     ) -> None:
-        self.symbol_bits = symbol_bits
+        self.symbol_bits, self.learn_step = symbol_bits, learn_step
         self.y, self.side = y, side
         self.log2_scale, self.log2_skew, self.noise = log2_scale, log2_skew, noise
         self.bits = y.new_zeros(y.shape[0])
 
     def code(self, part: slice, mu: Tensor, log2_step: Tensor, mask: Tensor | None) -> Tensor:
+        log2_step = log2_step if self.learn_step else log2_step.detach()
         v = scaled(self.y, part, mu, log2_step, self.side)
         rounded = v + (torch.round(v) - v).detach()
         sample = v + torch.rand_like(v) - 0.5 if self.noise else rounded

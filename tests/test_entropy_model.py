@@ -237,15 +237,19 @@ def test_missing_groups_stand_at_the_mean(network: Network, features: Tensor, ke
     channels = CONFIG.group_ends[kept - 1] if kept else 0
     y_hat = decode(network, features, encoder.symbols[:, :channels], kept)
     assert y_hat.shape == full.shape
-    assert torch.equal(y_hat[:, :channels], full[:, :channels])
+    whole = max((end for end in CONFIG.slice_ends if end <= channels), default=0)
+    assert torch.equal(y_hat[:, :whole], full[:, :whole])
+    # of a slice with missing channels, the second phase is predicted from the first without them
+    even = checkerboard(HEIGHT, WIDTH, torch.device("cpu"))
+    assert torch.equal(y_hat[:, whole:channels] * even, full[:, whole:channels] * even)
     # a symbol of 0 says that the value is the mean
     zeros = torch.zeros_like(y)
     zeros[:, :channels] = encoder.symbols[:, :channels]
     assert torch.equal(y_hat, decode(network, features, zeros, GROUPS))
     if kept == GROUPS - 1:  # and by the definition: from a state that knows all groups before
         state = network.context.start(features)
-        for group, end in enumerate(CONFIG.group_ends[:-1]):
-            state = network.context.see(state, group, y_hat[:, end - CONFIG.groups[group] : end])
+        for number, end in enumerate(CONFIG.slice_ends[:-1]):
+            state = network.context.see(state, number, y_hat[:, end - CONFIG.slices[number] : end])
         mean, _ = network.context.predict(len(CONFIG.steps) - 1, state, POINT)
         torch.testing.assert_close(y_hat[:, channels:], mean)
 
@@ -264,10 +268,14 @@ def test_strips_of_rows_are_the_whole(network: Network, height: int) -> None:
 def test_missing_groups_are_not_asked_for(network: Network, features: Tensor) -> None:
     recorder = Recorder()
     y_hat = code_groups(network, features, POINT, recorder, 2, GROUPS)
-    assert [part for part, *_ in recorder.calls] == [slice(0, 8), slice(0, 8), slice(8, 16)]
+    assert [part for part, *_ in recorder.calls] == [slice(0, 8), slice(0, 8)]
     assert y_hat.shape[1] == CHANNELS
-    assert code_groups(network, features, POINT, Recorder(), 2).shape[1] == 16
-    assert code_groups(network, features, POINT, Recorder(), 2, 1).shape[1] == 16
+    recorder = Recorder()
+    assert code_groups(network, features, POINT, recorder, 1, 3).shape[1] == 16
+    assert [part for part, *_ in recorder.calls] == [slice(0, 5), slice(0, 5)]
+    assert code_groups(network, features, POINT, Recorder(), 3).shape[1] == 16
+    assert code_groups(network, features, POINT, Recorder(), 3, 1).shape[1] == 16
+    assert code_groups(network, features, POINT, Recorder(), 1).shape[1] == 5
 
 
 # ----------------------------------------------------------------------------------------- the predicted step
@@ -366,15 +374,15 @@ def test_encoder_keeps_the_symbols_of_each_phase_apart() -> None:
 
 
 @pytest.mark.parametrize("phases", [0, 3])
-def test_any_number_of_groups_may_have_two_phases(phases: int) -> None:
+def test_any_number_of_slices_may_have_two_phases(phases: int) -> None:
     network = random_network(replace(CONFIG, checkerboard=phases))
     features = noise(1, CONFIG.features, HEIGHT, WIDTH)
     encoder, y_hat = encode(network, features, noise(1, CHANNELS, HEIGHT, WIDTH))
     assert torch.equal(decode(network, features, encoder.symbols, GROUPS), y_hat)
     recorder = Recorder()
     code_groups(network, features, POINT, recorder, GROUPS)
-    assert len(recorder.calls) == GROUPS + phases
-    if phases:  # the second phase of the last group knows the first
+    assert len(recorder.calls) == len(CONFIG.slices) + phases
+    if phases:  # the second phase of the last slice knows the first
         even = checkerboard(HEIGHT, WIDTH, torch.device("cpu"))
         other = encoder.symbols.clone()
         other[:, 16:] += 3 * even

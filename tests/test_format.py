@@ -40,8 +40,10 @@ class PageReader:
         with safe_open(folder / f"{header.model}.safetensors", "pt") as file:
             self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.network = json.loads(file.metadata()["network"])
-        ends = [0, *accumulate(self.network["groups"])]
-        self.groups = [slice(*pair) for pair in pairwise(ends)]
+        self.groups, slices = (
+            [slice(*pair) for pair in pairwise([0, *accumulate(self.network[name])])]
+            for name in ("groups", "slices")
+        )
         self.model = SimpleNamespace(
             hyper_inverse=self.array("integer.hyper_inverse"),
             gain=self.array("integer.gain"),
@@ -58,7 +60,7 @@ class PageReader:
             "clamp": torch.clamp,
             "patches": self.patches,
             **{key: self.network[key] for key in ("checkerboard", "ranks", "blocks_8", "blocks_16")},
-            "channels_of_groups": self.groups,
+            "channels_of_slices": slices,
             "shares": [width["share"] for width in self.network["widths"]],
         }
         exec(CODE, self.page)
@@ -120,8 +122,9 @@ class PageReader:
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         self.page["even"] = ((rows + columns) % 2 == 0).float()
         self.page["cut"] = lambda x: x[:, :height, :width]
-        total = self.network["widths"][self.header.width_index]["groups"]
-        return self.page["latent"](symbols, torch.from_numpy(z).float(), self.header.delta, total)
+        symbols.append(torch.zeros(self.groups[-1].stop - self.groups[group - 1].stop, height, width))
+        total = self.groups[self.network["widths"][self.header.width_index]["groups"] - 1].stop
+        return self.page["latent"](torch.cat(symbols), torch.from_numpy(z).float(), self.header.delta, total)
 
     def pixels(self) -> np.ndarray:
         header = self.header

@@ -34,6 +34,8 @@ FLOORS = (
     (
         "workers",
         "memory",
+        "gaussian",
+        "visual",
         "distortion",
         "targets",
         "blocks",

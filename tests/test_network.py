@@ -62,11 +62,12 @@ def test_counted_cost_is_that_of_the_layers(full: Network) -> None:
     down = 4 * writer.channels_8 * writer.channels_16 / 256
     head = writer.channels_16 * FULL.latent_channels / 256
     assert parts["g_a"] == linear + stem + blocks + down + head
-    # At a narrow width, the context knows every group but the last and predicts μ and log₂ q of each.
+    # At a narrow width, the context knows every slice but the last and predicts μ and log₂ q of each.
     rank, within = FULL.ranks.context, FULL.context_hidden
-    steps = [(g, p) for g, p in FULL.steps if g < FULL.widths[0].groups]
-    seen = sum(FULL.features + sum(FULL.groups[: g + p]) for g, p in steps)
-    predicted = 2 * sum(FULL.groups[g] for g, _ in steps)
+    channels = FULL.group_ends[FULL.widths[0].groups - 1]
+    steps = [(s, p) for s, p in FULL.steps if FULL.slice_ends[s] <= channels]
+    seen = sum(FULL.features + sum(FULL.slices[: s + p]) for s, p in steps)
+    predicted = 2 * sum(FULL.slices[s] for s, _ in steps)
     rows = COST_SIDE // 16
     context = (
         seen * rank * (rows + 2) / rows + len(steps) * (9 * rank * within + within**2) + predicted * within
@@ -93,7 +94,9 @@ def narrow_copy(network: Network, width: int) -> Network:
     """A network of that width alone: the synthesis's parameters cut by hand to their first channels."""
     config = network.config
     size = config.widths[width]
-    cut = Network(replace(config, groups=config.groups[: size.groups], widths=(size,)))
+    groups = config.groups[: size.groups]
+    slices = config.slices[: config.slice_ends.index(sum(groups)) + 1]
+    cut = Network(replace(config, slices=slices, groups=groups, widths=(size,)))
     whole = network.state_dict()
     for key in whole:
         if ".blocks_" in key and ".conditioning." in key and key.startswith("g_s."):  # each width has its own
@@ -116,7 +119,7 @@ def test_widths_differ() -> None:
     assert (network.g_s(y, at(1.0), 0) - network.g_s(y, at(1.0), -1)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
 def test_synthesis_takes_any_number_of_groups_and_counts_the_others_as_zero(groups: int) -> None:
     network, channels = random_network(), CONFIG.group_ends[groups - 1]
     y = noise(1, CONFIG.latent_channels, 2, 3)
@@ -143,7 +146,8 @@ def orthonormal(rows: int) -> Tensor:
 
 
 def klt_network(channels: int) -> tuple[Network, Tensor]:
-    config = replace(CONFIG, groups=(8, channels - 8), widths=(Width(1, 0.5), Width(2, 1.0)))
+    parts = (8, channels - 8)
+    config = replace(CONFIG, slices=parts, groups=parts, widths=(Width(1, 0.5), Width(2, 1.0)))
     network = Network(config).eval().requires_grad_(False)
     basis = orthonormal(channels)
     network.start_from_klt(basis, torch.linspace(3, 0.05, channels))
@@ -288,7 +292,8 @@ def test_configuration_survives_json(config: NetworkConfig) -> None:
 
 def test_groups_and_steps() -> None:
     assert FULL.latent_channels == 320
-    assert FULL.group_ends == (16, 48, 72, 96, 144, 192, 320)
+    assert FULL.group_ends == (10, 16, 48, 72, 96, 144, 192, 320)
+    assert FULL.slice_ends == (16, 48, 72, 96, 144, 192, 320)
     assert CONFIG.steps == ((0, 0), (0, 1), (1, 0), (2, 0))
     assert FULL.steps[:5] == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
     assert len(FULL.steps) == 9

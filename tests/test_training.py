@@ -254,7 +254,7 @@ def test_structural_distortion(parts: SimpleNamespace) -> None:
     assert distortions(x)[0] == pytest.approx(0, abs=1e-3)
     # A shift of all colours is an error that MS-SSIM hardly sees, and a blur one that it sees well.
     (shift, shift_mse), (blur, blur_mse) = distortions(shifted), distortions(blurred)
-    assert shift == pytest.approx(distortion.MSE_SHARE * shift_mse, rel=0.3)
+    assert shift == pytest.approx(distortion.MIXTURES["ms-ssim"].mse * shift_mse, rel=0.3)
     assert blur / blur_mse > 3 * shift / shift_mse
 
 

@@ -17,9 +17,10 @@ from pillow_nic.training.quantise import quantise
 from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from_pmf
 
 CONFIG = NetworkConfig(
-    groups=(8, 8, 16),
+    slices=(8, 8, 16),
+    groups=(5, 3, 8, 16),
     writer=Writer(14, (11, 18), 20, (22,)),
-    widths=(Width(1, 0.5), Width(2, 0.75), Width(3, 1.0)),
+    widths=(Width(2, 0.5), Width(3, 0.75), Width(4, 1.0)),
     ranks=Ranks(12, 8, 20, 5),
     channels_8=16,
     blocks_8=2,
@@ -38,7 +39,7 @@ CONFIG = NetworkConfig(
 METADATA = {
     "network": CONFIG.to_json(),
     "width_limits": "[-1, -1, 65535]",
-    "reduced_groups": json.dumps({2: [3] * 4, 4: [2, 3, 3, 3], 8: [2] * 4, 16: [1, 1, 2, 2]}),
+    "reduced_groups": json.dumps({2: [4] * 4, 4: [3, 4, 4, 4], 8: [3] * 4, 16: [1, 2, 3, 3]}),
 }
 
 

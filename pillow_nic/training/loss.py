@@ -24,6 +24,7 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.network = Network(config)
         self.symbol_bits = two_piece_gaussian_bits
+        self.learn_step = True
         self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=PRIOR_SCALE)
 
 
@@ -63,7 +64,8 @@ def forward(
         _, likelihood = model.hyper_prior(scaled, training=not hard)
     side = side_information(network, scaled + (scaled.round() - scaled).detach(), point, delta, size)
     log2_scale, log2_skew = (t[:, :, : size[0], : size[1]] for t in network.h_s(side.z_hat))
-    coder = RateEstimator(y, side, log2_scale + side.log2_gain, log2_skew, not hard, model.symbol_bits)
+    log2_scale = log2_scale + side.log2_gain
+    coder = RateEstimator(y, side, log2_scale, log2_skew, not hard, model.symbol_bits, model.learn_step)
     y_hat = code_groups(network, side.features, point, coder, total if groups is None else groups, total)
     x_hat = network.g_s(y_hat, point, width)
     if hard:

@@ -24,8 +24,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..distortion import MIXTURES
 from ..network import NetworkConfig
-from ..options import TUNES
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
 from .loss import TrainingModel, decibels, distortion, forward
@@ -50,7 +50,8 @@ class TrainConfig:
     out: str = _option("runs/nic-2", "folder of the checkpoint; a run that finds one there goes on with it")
     start: str | None = _option(None, "weights or checkpoint to start a new run from, as far as shapes allow")
     freeze: list[str] = field(
-        default_factory=list, metadata={"sentence": "parts of the network that do not learn, such as g_a"}
+        default_factory=list,
+        metadata={"sentence": "parts of the network that do not learn, such as g_a; step: the predicted q"},
     )
     tune: str = _option("psnr", "what to train for")
     minutes: float = _option(60.0, "length of this run")
@@ -242,6 +243,7 @@ def loss_of(
 def learning_parts(model: TrainingModel, config: TrainConfig, whole: bool) -> None:
     """Say which parameters learn in a step: a missing group must not change what is sent of the others."""
     network = model.network
+    model.learn_step = "step" not in config.freeze
     for name, part in network.named_children():
         writes = name in ("g_a", "h_a", "gain", "hyper_gain")
         part.requires_grad_(name not in config.freeze and (whole or not writes))
@@ -374,7 +376,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value, help=sentence)
         else:
-            choices = {"tune": TUNES, "optimizer": ("adam", "muon", "soap")}.get(entry.name)
+            choices = {"tune": tuple(MIXTURES), "optimizer": ("adam", "muon", "soap")}.get(entry.name)
             kind = {"steps": int}.get(entry.name, str if value is None else type(value))
             shown = sentence if value is None else f"{sentence} (default: {value})"
             parser.add_argument(

@@ -38,7 +38,7 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
     page.paste(Image.fromarray(photo[100:187, 200:361]), (35, 86))
     return {
         "smallest": (np.full((1, 1), 128, np.uint8), {"quality": 0.5}),
-        "rgb": (photo[100:163, 200:301], {"quality": 0.8, "layers": 7}),
+        "rgb": (photo[100:163, 200:301], {"quality": 0.8, "layers": 8}),
         "rgba": (np.dstack([photo[:45, :61], ramp]), {"quality": 0.5}),
         "grey": (photo[:50, :33, 1], {"quality": 0.3, "layers": 3}),
         "grey-alpha": (np.dstack([photo[:45, :61, 0], ramp]), {"quality": 1.0}),
@@ -46,7 +46,7 @@ def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "photo": (photo, {"quality": 0.4}),
         "page": (np.asarray(page), {"quality": 0.6}),
         "tiles": (photo[:150, :200], {"quality": 0.6, "layers": 3}),
-        **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 8)},
+        **{f"layers-{k}": (photo[60:107, 90:141], {"quality": 0.7, "layers": k}) for k in range(1, 9)},
         **{
             f"width-{k}": (photo[150:198, 180:219], {"quality": 0.4, "network_width": k}) for k in range(1, 5)
         },
