@@ -36,7 +36,7 @@ class Mixture(NamedTuple):
 MIXTURES = {
     "psnr": Mixture(1.0),
     "ms-ssim": Mixture(0.1, 0.9 * MS_SSIM_SCALE),
-    "visual": Mixture(0.1, 0.0, 4.0),
+    "visual": Mixture(0.1, 0.45 * MS_SSIM_SCALE, 2.0),
 }
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

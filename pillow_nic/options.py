@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What the weights were trained for, and the model that was: its name in a file says which.
-TUNES = {"ms-ssim": "nic-2-ms", "psnr": "nic-2"}
+TUNES = {"visual": "nic-2-visual", "ms-ssim": "nic-2-ms", "psnr": "nic-2"}
 TOP_EFFORT = 3
 TARGETS = ("target_size", "target_bpp", "target_psnr", "target_ssim")
 GRAPHICS = ("auto", "always", "never")
@@ -201,9 +201,9 @@ class EncodeOptions(_Options):
         "which takes very long; decoding takes the same time",
     )
     tune: str = _option(
-        "ms-ssim",
+        "visual",
         _tune,
-        '"ms-ssim" for what people see, "psnr" for the least squared error',
+        '"visual" for what people see, "ms-ssim" for that metric, "psnr" for the least squared error',
     )
     graphics: str = _option(
         "auto",

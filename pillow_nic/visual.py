@@ -40,25 +40,17 @@ _WEIGHTS: tuple[_Weights, ...] = (
 
 class WeightedSum:
     """SSIMULACRA2's weighted sum with an original (B, 3, H, W) in 0…1: 0 for the same picture, about 1 at a
-    score of 83, 2.5 at 70, 6 at 50. Sides of less than 96 pixels have as many scales as are at least 6
-    pixels wide."""
+    score of 83, 2.5 at 70, 6 at 50."""
 
     def __init__(self, x: Tensor) -> None:
         self.scales = [
-            _Scale(_xyb(linear, tuple(weights)), weights)
-            for linear, weights in zip(_halvings(x), _WEIGHTS, strict=False)
+            _Scale(linear, weights) for linear, weights in zip(_halvings(x), _WEIGHTS, strict=True)
         ]
 
     def __call__(self, x_hat: Tensor) -> Tensor:
         """(B,)."""
-        halvings = _halvings(x_hat)
-        return _FACTOR * sum(
-            (
-                scale.compare(_xyb(linear, tuple(weights)))
-                for scale, linear, weights in zip(self.scales, halvings, _WEIGHTS, strict=False)
-            ),
-            x_hat.new_zeros(len(x_hat)),
-        )
+        pairs = zip(self.scales, _halvings(x_hat), strict=True)
+        return _FACTOR * torch.stack([scale.compare(linear) for scale, linear in pairs]).sum(0)
 
 
 def score(weighted_sum: float) -> float:
@@ -69,10 +61,10 @@ def score(weighted_sum: float) -> float:
 
 
 def _halvings(x: Tensor) -> list[Tensor]:
-    """The picture in linear light, contiguous, and its halves as far as they are compared."""
+    """The picture in linear light, contiguous, and its halves."""
     x = x.contiguous().clamp(0, 1)
     found = [torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)]
-    while len(found) < len(_WEIGHTS) and min(found[-1].shape[2:]) >= 2 * (WINDOW // 2 + 1):
+    for _ in _WEIGHTS[1:]:
         found.append(F.avg_pool2d(found[-1], 2, ceil_mode=True))
     return found
 
@@ -90,30 +82,32 @@ def _xyb(linear: Tensor, colours: tuple[int, ...]) -> Tensor:
 class _Scale:
     """An original's planes at one scale, and what a window sees of them at each place."""
 
-    def __init__(self, planes: Tensor, weights: _Weights) -> None:
-        self.planes = planes
+    def __init__(self, linear: Tensor, weights: _Weights) -> None:
+        self.colours = tuple(weights)
+        self.planes = planes = _xyb(linear, self.colours)
         # (map, 1, colour) for each norm
         self.weights = [planes.new_tensor(norm).T[:, None] for norm in zip(*weights.values(), strict=True)]
         self.mean, squares = _blurred(planes, planes.square())
         self.variance = squares - self.mean.square()
         self.edges = 1 + (planes - self.mean).abs()
 
-    def compare(self, planes: Tensor) -> Tensor:
+    def compare(self, linear: Tensor) -> Tensor:
         """(B,)."""
+        planes = _xyb(linear, self.colours)
         mean, squares, products = _blurred(planes, planes.square(), planes * self.planes)
         covariance, variances = products - mean * self.mean, self.variance + squares - mean.square()
         structure = (1 - (mean - self.mean).square()) * (2 * covariance + _C2) / (variances + _C2)
         change = (1 + (planes - mean).abs()) / self.edges - 1
         maps = torch.stack([(1 - structure).clamp_min(0), change.clamp_min(0), (-change).clamp_min(0)])
         norms = maps.mean((3, 4)), (maps.square().square().mean((3, 4)) + _LEAST**4) ** 0.25 - _LEAST
-        return sum(
-            ((weights * norm).sum((0, 2)) for weights, norm in zip(self.weights, norms, strict=True)),
-            planes.new_zeros(len(planes)),
+        means, fourths = (
+            (weights * norm).sum((0, 2)) for weights, norm in zip(self.weights, norms, strict=True)
         )
+        return means + fourths
 
 
 def _blurred(*planes: Tensor) -> Tensor:
-    """Means of a Gaussian window around each place, of pictures continued by reflection."""
-    padded = F.pad(torch.cat(planes), (WINDOW // 2,) * 4, mode="reflect")
+    """Means of a Gaussian window around each place, of pictures whose edges are repeated."""
+    padded = F.pad(torch.cat(planes), (WINDOW // 2,) * 4, mode="replicate")
     blurred: Tensor = Blur.apply(padded, WINDOW)  # type: ignore[no-untyped-call]
     return blurred.reshape(len(planes), *planes[0].shape)

@@ -91,7 +91,7 @@ def test_shape_comes_back(shape: tuple[int, ...], quality: float) -> None:
     assert (header.height, header.width) == shape[:2]
     assert header.mode == {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
     assert header.rate_point == round(quality * 65535)
-    assert (header.model, header.delta, header.layers) == ("nic-2-ms", 0, 1)
+    assert (header.model, header.delta, header.layers) == ("nic-2-visual", 0, 1)
     decoded = decode(data)
     assert decoded.shape == shape
     assert decoded.dtype == np.uint8

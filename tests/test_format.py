@@ -153,7 +153,7 @@ def quick(x: list[list[list[int]]], layer: SimpleNamespace) -> list[list[list[in
 @pytest.mark.parametrize("name", ["smallest", "width-2", "layers-3", "grey-alpha", "tiles"])
 @torch.inference_mode()
 def test_a_reader_made_of_the_page(name: str) -> None:
-    data = (ROOT / "tests" / "golden" / "nic-2-ms" / f"{name}.nic").read_bytes()
+    data = (ROOT / "tests" / "golden" / weights.DEFAULT_MODEL / f"{name}.nic").read_bytes()
     expected = pillow_nic.decode(data, device="cpu").astype(int)
     if name == "grey-alpha":
         expected = expected[..., 0]

@@ -238,7 +238,7 @@ def test_metadata(path: Path, data: bytes) -> None:
         "mode": "RGB",
         "layers": 3,
         "quality": pytest.approx(0.7, abs=1e-4),
-        "model": "nic-2-ms",
+        "model": "nic-2-visual",
         "lossless": False,
         "exif": b"Exif\0\0" + METADATA["exif"].tobytes().removeprefix(b"Exif\0\0"),
         "xmp": b"<x:xmpmeta/>",

@@ -101,13 +101,13 @@ def test_other_efforts_are_refused(value: Any) -> None:
 
 
 def test_tunes_have_models_of_their_own() -> None:
-    assert [EncodeOptions(tune=tune).tune for tune in options.TUNES] == ["ms-ssim", "psnr"]
-    assert len(set(options.TUNES.values())) == 2
+    assert [EncodeOptions(tune=tune).tune for tune in options.TUNES] == ["visual", "ms-ssim", "psnr"]
+    assert len(set(options.TUNES.values())) == 3
 
 
 @pytest.mark.parametrize("value", ["ssim", "PSNR", "", None, 1, ["psnr"]])
 def test_other_tunes_are_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="tune must be 'ms-ssim' or 'psnr'"):
+    with pytest.raises(ValueError, match="tune must be 'visual' or 'ms-ssim' or 'psnr'"):
         EncodeOptions(tune=value)
 
 

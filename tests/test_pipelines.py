@@ -173,7 +173,7 @@ def test_what_is_no_image_is_refused() -> None:
     data = codec.encode(np.full((1, 1, 8, 9, 3), 90, np.uint8))
     assert pillow_nic.read_header(data).layers == 1
     assert codec.decode(data).shape == (8, 9, 3)
-    assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1, "tune": "ms-ssim", "layers": 1}
+    assert codec.get_config() == {"id": "nic", "quality": 0.5, "effort": 1, "tune": "visual", "layers": 1}
     with pytest.raises(pillow_nic.BitstreamError):
         codec.decode(data[:-1] + b"?")
 

@@ -32,7 +32,7 @@ picture()
 new = [name for name in {{*sys.modules}} - loaded if name.startswith(("torch", "numpy", "constriction"))]
 print(sorted(models), {{*weights._models}} == models, {{*threading.enumerate()}} == threads, new)
 """
-    assert python_says(code) == "[('nic-2-ms', 'cpu')] True True []"
+    assert python_says(code) == "[('nic-2-visual', 'cpu')] True True []"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -14,11 +14,12 @@ from PIL import Image
 
 import imageio_nic  # noqa: F401  (registers the plugin)
 import pillow_nic
+from pillow_nic.options import TUNES
 
 FACTORS = (2, 4, 8, 16)
 
 
-@pytest.fixture(scope="module", params=["psnr", "ms-ssim"])
+@pytest.fixture(scope="module", params=[*TUNES])
 def file(request: pytest.FixtureRequest) -> bytes:
     return pillow_nic.encode(whole_photo(), quality=0.6, tune=request.param)
 

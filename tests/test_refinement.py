@@ -40,7 +40,7 @@ def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple
     return 8 * len(data), 8 * len(data) + lmbda * error
 
 
-@pytest.mark.parametrize(("tune", "quality"), [("psnr", 0.5), ("ms-ssim", 0.3)])
+@pytest.mark.parametrize(("tune", "quality"), [("psnr", 0.5), ("ms-ssim", 0.3), ("visual", 0.4)])
 def test_more_effort_loses_less(tune: str, quality: float) -> None:
     picture = pixels(size=(144, 112))
     files = [pillow_nic.encode(picture, effort=effort, tune=tune, quality=quality) for effort in (1, 2)]

@@ -258,12 +258,12 @@ def test_structural_distortion(parts: SimpleNamespace) -> None:
     assert blur / blur_mse > 3 * shift / shift_mse
 
 
-def test_decibels(parts: SimpleNamespace) -> None:
+def test_judged(parts: SimpleNamespace) -> None:
     x = torch.from_numpy(np.stack([picture(192, 192, 6), picture(192, 192, 7)])).permute(0, 3, 1, 2) / 255
     worse = (x + torch.tensor([0.01, 0.1]).reshape(2, 1, 1, 1) * torch.randn(x.shape)).clamp(0, 1)
-    psnr = parts.loss.decibels("psnr", x, worse)
+    psnr = parts.loss.judged("psnr", x, worse)
     torch.testing.assert_close(psnr, 10 * torch.log10(1 / (x - worse).square().mean((1, 2, 3))))
-    similarity = parts.loss.decibels("ms-ssim", x, worse)
+    similarity = parts.loss.judged("ms-ssim", x, worse)
     torch.testing.assert_close(1 - 10 ** (-similarity / 10), parts.loss.similarity(x, worse))
     assert similarity[0] > similarity[1] + 5
 
@@ -704,7 +704,7 @@ def test_validation(parts: SimpleNamespace, data: Path, trained: Path) -> None:
     assert [row["point"] for row in rows] == [0.0, 1.5, 3.0]
     for row in rows:
         assert 0 < row["hyper"] < row["bpp"]
-        assert 10 < row["decibels"] < 60
+        assert 10 < row["score"] < 60
     assert rows[0]["bpp"] < rows[2]["bpp"]
 
 
@@ -720,7 +720,7 @@ def test_training_for_ms_ssim(
     parts.train.train(config, SMALL)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(rows) == 7
-    assert rows[-1]["decibels"] > rows[0]["decibels"] > 3
+    assert rows[-1]["score"] > rows[0]["score"] > 3
     monkeypatch.setattr(weights, "_FOLDERS", (tmp_path / "elsewhere",))
     checkpoint = str(tmp_path / "checkpoint.safetensors")
     parts.export.main([checkpoint, str(tmp_path / "model.safetensors"), "--valid", str(data)])
@@ -747,7 +747,7 @@ def test_command_line(
     assert (recipe["steps"], recipe["freeze"], recipe["compile"]) == (1, ["g_a"], False)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(rows) == 7
-    assert {"point", "bpp", "hyper", "decibels"} == set(rows[0])
+    assert {"point", "bpp", "hyper", "score"} == set(rows[0])
 
 
 def test_every_option_has_a_sentence(

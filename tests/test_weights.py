@@ -140,7 +140,7 @@ def test_model_that_is_not_installed(folder: Path, name: str) -> None:
 
 
 def test_no_models_at_all(folder: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'nic-2-ms' is not installed \(installed: none\)"):
+    with pytest.raises(UnsupportedModelError, match=r"'nic-2-visual' is not installed \(installed: none\)"):
         load()
     assert issubclass(UnsupportedModelError, OSError)
 

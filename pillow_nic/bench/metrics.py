@@ -176,7 +176,7 @@ DEFAULT_METRICS = ("psnr", "ms_ssim", "ssimulacra2")
 
 def metric_of(tune: str) -> str:
     """Which of the metrics a model for this ``tune`` was trained for."""
-    return tune.replace("-", "_")
+    return {"visual": "ssimulacra2"}.get(tune, tune.replace("-", "_"))
 
 
 # ------------------------------------------------------------------------------------------------- BD-rate

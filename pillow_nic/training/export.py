@@ -25,7 +25,7 @@ from ..integer_net import IntegerHyperSynthesis
 from ..network import Network
 from ..options import REDUCTIONS, TOP_RATE_POINT, rate_point
 from .data import Pictures
-from .loss import TITLES, TrainingModel, decibels, forward
+from .loss import TITLES, TrainingModel, forward, judged
 from .quantise import quantise
 from .refit import count_symbols, refit
 from .tables import gaussian_tables, table_from_pmf
@@ -55,17 +55,17 @@ def _hyper_table(pmf: np.ndarray) -> Table:
 
 
 def width_costs(model: TrainingModel, pictures: list[Tensor], tune: str = "psnr") -> np.ndarray:
-    """Estimated bytes of each width against the full one at equal PSNR or MS-SSIM, minus 1: (widths,
-    points), means over pictures at rate points 0, 1, 2 … The full width's curve goes on straight beyond
-    its ends."""
+    """Estimated bytes of each width against the full one, minus 1, at an equal value of what the tune is
+    judged by: (widths, points), means over pictures at rate points 0, 1, 2 … The full width's curve goes on
+    straight beyond its ends."""
     config = model.network.config
     points = [float(i) for i in range(config.rate_points)]
     curves = [validate(model, pictures, points, False, width, tune) for width in range(len(config.widths))]
     rate = np.array([[row["bpp"] for row in curve] for curve in curves])
-    score = np.array([[row["decibels"] for row in curve] for curve in curves])
+    score = np.array([[row["score"] for row in curve] for curve in curves])
     x, y = score[-1], np.log(rate[-1])
     low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
-    x, y = np.r_[x[0] - 9, x, x[-1] + 9], np.r_[y[0] - 9 * low, y, y[-1] + 9 * high]
+    x, y = np.r_[x[0] - 100, x, x[-1] + 100], np.r_[y[0] - 100 * low, y, y[-1] + 100 * high]
     return np.expm1(np.log(rate) - np.interp(score, x, y))
 
 
@@ -93,7 +93,7 @@ def reduced_groups(model: TrainingModel, pictures: list[Tensor]) -> dict[int, li
             painted = [model.network.g_s(y_hat[:, :end], point).clamp(0, 1) for y_hat in latents]
             for factor, means in scores.items():
                 pairs = zip(pictures, painted, strict=True)
-                psnr = [decibels("psnr", *(avg_pool2d(t, factor) for t in pair)).item() for pair in pairs]
+                psnr = [judged("psnr", *(avg_pool2d(t, factor) for t in pair)).item() for pair in pairs]
                 means.append(float(np.mean(psnr)))
         for factor, found in counts.items():
             least = scores[factor][-1] - LEAST_SHOWN
@@ -201,7 +201,7 @@ def integer_cost(
             coded.append(8 * sum(len(s) for layer in streams for s in layer) / pixels[..., 0].size)
             real.append(8 * len(data) / pixels[..., 0].size)
             decoded = torch.from_numpy(codec.decode(data, device="cpu")).permute(2, 0, 1)[None] / 255
-            scores.append(decibels(tune, x, decoded).item())
+            scores.append(judged(tune, x, decoded).item())
         change = 100 * (np.mean(coded) / np.mean(estimated) - 1)
         streams_cell = f"{np.mean(coded):.4f} | {change:+.2f} %"
         files_cell = f"{np.mean(real):.4f} | {np.mean(scores):.2f}"
@@ -235,9 +235,9 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
         steps = costs.shape[1] - 1
         lines += [
             "",
-            f"Widths against the full one, estimated bytes at equal {title} on the validation pictures, and "
-            f"the highest quality up to which the encoder takes the width by itself (at most "
-            f"{MOST_WIDTH_COST:.1%} more bytes):",
+            "Widths against the full one, estimated bytes on the validation pictures at equal "
+            f"{title.partition(',')[0]}, and the highest quality up to which the encoder takes the width by "
+            f"itself (at most {MOST_WIDTH_COST:.1%} more bytes):",
             "",
             "| width | "
             + " | ".join(f"quality {i / steps:.2f}" for i in range(steps + 1))
@@ -250,7 +250,7 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
             "",
             "Validation pictures, float estimate against what the streams of real files take (effort 0):",
             "",
-            f"| quality | estimate, bpp | streams, bpp | difference | whole files, bpp | {title}, dB |",
+            f"| quality | estimate, bpp | streams, bpp | difference | whole files, bpp | {title} |",
             "|---|---|---|---|---|---|",
             *integer_cost(file, checkpoint, folder),
         ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..distortion import Distortion, Similarity
 from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
+from ..visual import WeightedSum, score
 
 PRIOR_SCALE = 3
 """Half the width, in symbols, of the hyper-latent's prior at the start."""
@@ -92,12 +93,14 @@ def similarity(x: Tensor, x_hat: Tensor) -> Tensor:
         return Similarity(x)(x_hat.float())
 
 
-TITLES = {"psnr": "PSNR", "ms-ssim": "MS-SSIM"}
+TITLES = {"visual": "SSIMULACRA2", "ms-ssim": "MS-SSIM, dB", "psnr": "PSNR, dB"}
 """What each tune is judged by."""
 
 
-def decibels(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
-    """PSNR, or MS-SSIM as −10·log₁₀(1 − MS-SSIM), of each picture, (B,)."""
+def judged(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
+    """PSNR, MS-SSIM as −10·log₁₀(1 − MS-SSIM), or SSIMULACRA2, of each picture, (B,)."""
     if tune == "psnr":
         return 10 * (255**2 / squared_error(x, x_hat)).log10()
-    return -10 * (1 - similarity(x, x_hat)).log10()
+    if tune == "ms-ssim":
+        return -10 * (1 - similarity(x, x_hat)).log10()
+    return x.new_tensor([score(found) for found in WeightedSum(x)(x_hat).tolist()])

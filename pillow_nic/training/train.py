@@ -28,7 +28,7 @@ from ..distortion import MIXTURES
 from ..network import NetworkConfig
 from .data import SUFFIXES, Pictures, decode_picture, klt
 from .grow import grow
-from .loss import TrainingModel, decibels, distortion, forward
+from .loss import TrainingModel, distortion, forward, judged
 
 
 def _option(default: Any, sentence: str) -> Any:
@@ -163,17 +163,17 @@ def validate(
     tune: str = "psnr",
 ) -> list[dict[str, float]]:
     """Means over pictures at each rate point, truly rounded: estimated bits per pixel in all and of the
-    hyper-latent, and PSNR or, for that ``tune``, MS-SSIM in dB."""
+    hyper-latent, and what the ``tune`` is judged by."""
     model.eval()
     rows = []
     for point in points:
-        values: dict[str, list[float]] = {"bpp": [], "hyper": [], "decibels": []}
+        values: dict[str, list[float]] = {"bpp": [], "hyper": [], "score": []}
         for x in pictures:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
                 result = forward(model, x, torch.tensor([point], device=x.device), width=width, hard=True)
             values["bpp"].append(result.bpp.item())
             values["hyper"].append(result.hyper_bpp.item())
-            values["decibels"].append(decibels(tune, x, result.x_hat).item())
+            values["score"].append(judged(tune, x, result.x_hat).item())
         rows.append({"point": point} | {key: float(np.mean(v)) for key, v in values.items()})
     model.train()
     return rows

@@ -29,10 +29,16 @@ from scipy.interpolate import PchipInterpolator
 
 import pillow_nic
 from pillow_nic import weights
-from pillow_nic.bench.metrics import METRICS, metric_of
+from pillow_nic.bench.metrics import METRICS
 from pillow_nic.distortion import Distortion
 from pillow_nic.options import TUNES, rate_point
 
+JUDGES = {
+    "psnr": ("psnr", "ssimulacra2"),
+    "ms-ssim": ("ms_ssim", "ssimulacra2"),
+    "visual": ("ssimulacra2", "butteraugli"),
+}
+"""By tune: what it is trained for, and another metric."""
 CURVE = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
 
 Record = dict[str, Any]
@@ -51,8 +57,7 @@ def measured(pixels: np.ndarray, tune: str, effort: int, quality: float) -> Reco
     data = pillow_nic.encode(pixels, tune=tune, effort=effort, quality=quality, threads=1, graphics="never")
     seconds = process_time() - start
     decoded = pillow_nic.decode(data, threads=1)
-    names = dict.fromkeys((metric_of(tune), *(("ssimulacra2",) if tune == "ms-ssim" else ())))
-    scores = {name: METRICS[name].on_curve(METRICS[name].score(pixels, decoded)) for name in names}
+    scores = {name: METRICS[name].on_curve(METRICS[name].score(pixels, decoded)) for name in JUDGES[tune]}
     return {
         "bytes": len(data),
         "seconds": seconds,
@@ -117,7 +122,7 @@ def table(found: list[Record]) -> None:
     by_point: dict[tuple[str, float, int], dict[str, Record]] = defaultdict(dict)
     for r in found:
         by_point[r["codec"], r["quality"], r["effort"]][r["picture"]] = r
-    head = "tune", "quality", "effort", "pictures", "bytes at equal metric", "worst", "SSIMULACRA2", "loss"
+    head = "tune", "quality", "effort", "pictures", "bytes at equal metric", "worst", "at equal other", "loss"
     print("| " + " | ".join((*head, "s/MP", "×")) + " |")
     print("|---" * 10 + "|")
     for (codec, quality, effort), pictures in sorted(by_point.items()):
@@ -130,7 +135,7 @@ def table(found: list[Record]) -> None:
             print(f"| AVIF, speed 0 | | | {len(pictures)} | | | | | {seconds:.1f} | |")
         if codec == "avif" or effort < 2:
             continue
-        metrics = [metric_of(codec)] + ["ssimulacra2"] * (codec == "ms-ssim")
+        metrics = JUDGES[codec]
         savings: dict[str, list[float]] = {name: [] for name in metrics}
         losses, worse, times = [], 0, [0.0, 0.0]
         for name, r in pictures.items():
@@ -150,7 +155,7 @@ def table(found: list[Record]) -> None:
             times[0] += r["seconds"]
             times[1] += plain["seconds"]
         own = savings[metrics[0]]
-        other = f"{fmean(savings['ssimulacra2']):+.1f} %" if len(metrics) > 1 else ""
+        other = f"{METRICS[metrics[1]].title} {fmean(savings[metrics[1]]):+.1f} %"
         pixels = sum(r["pixels"] for r in pictures.values())
         cells = [codec, quality, effort, len(pictures), f"{fmean(own):+.2f} %", f"{max(own):+.1f} %", other]
         cells += [f"{fmean(losses):+.2f} % ({worse} above effort {effort - 1})"]
@@ -163,7 +168,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--tune", choices=TUNES, default="ms-ssim")
+    parser.add_argument("--tune", choices=TUNES, default="visual")
     parser.add_argument("--qualities", type=float, nargs="+", default=[0.5, 0.3])
     parser.add_argument("--efforts", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--avif", type=int, default=6, help="of so many pictures")

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 import pillow_nic
 from pillow_nic import codec, weights
+from pillow_nic.options import TUNES
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
@@ -22,7 +23,7 @@ SMALLEST, LARGEST = "smallest", "photo"
 
 
 def shipped() -> dict[str, bytes]:
-    """Files of both models."""
+    """Files of all models."""
     files = {
         str(file.relative_to(GOLDEN).with_suffix("")): file.read_bytes()
         for file in sorted(GOLDEN.glob("*/*.nic"))
@@ -36,13 +37,13 @@ def shipped() -> dict[str, bytes]:
 
 
 def tiny() -> dict[str, bytes]:
-    """Files of tests/tiny_model.py, which is nic-2 and nic-2-ms in this process from now on: pictures of 1 to
-    64 pixels a side, decoded in milliseconds."""
+    """Files of tests/tiny_model.py, which is every model in this process from now on: pictures of 1 to 64
+    pixels a side, decoded in milliseconds."""
     import tiny_model
 
     network = tiny_model.random_network()
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("nic-2", "nic-2-ms"):
+        for name in TUNES.values():
             file = tiny_model.save_weights(Path(folder, f"{name}.safetensors"), network)
             weights.use(file, torch.device("cpu"))
     rng = np.random.default_rng(0)

@@ -122,7 +122,7 @@ def _other_field(header: Header, rng: Rng) -> Header:
         return replace(header, tile_log2=int(rng.choice([0, 5, 6, 7, 8, 9, 10, 11, 12, 16, 31])))
     if what == 7:
         return replace(header, mode=MODES[rng.integers(len(MODES))])
-    names = ("nic-2", "nic-2-ms", "nic-3", "../x", "nic\n1", "m" * 40)
+    names = ("nic-2", "nic-2-visual", "nic-3", "../x", "nic\n1", "m" * 40)
     return replace(header, model=str(rng.choice(names)))
 
 

@@ -111,7 +111,7 @@ def work(photo: np.ndarray, files: list[bytes], rng: np.random.Generator) -> str
     header = pillow_nic.read_header(data)
     if what == "encode":
         pixels = piece(photo, rng)
-        options = {"quality": float(rng.random()), "tune": str(rng.choice(["psnr", "ms-ssim"]))}
+        options = {"quality": float(rng.random()), "tune": str(rng.choice(["psnr", "ms-ssim", "visual"]))}
         found = pillow_nic.decode(pillow_nic.encode(pixels, **options))  # type: ignore[arg-type]
         if found.shape != pixels.shape:
             raise AssertionError(f"{found.shape} for {pixels.shape}")

@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[2]
 QUALITIES = (0.15, 0.5, 0.85)
-MODELS = ("nic-2", "nic-2-ms")
+MODELS = ("nic-2", "nic-2-ms", "nic-2-visual")
 KODAK = ("kodim01", "kodim04", "kodim08", "kodim13", "kodim19", "kodim23")
 PROBE = "import sys, json; from variants import *; apply(json.loads(sys.argv[1])); probe()"
 

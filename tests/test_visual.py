@@ -1,0 +1,88 @@
+"""SSIMULACRA2's weighted sum against the metric itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from pictures import pixels
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from pillow_nic.bench.metrics import METRICS
+from pillow_nic.visual import WeightedSum, score
+
+MARGIN = 100
+"""Pixels of grey around both pictures: what a window sees beyond an edge differs between implementations."""
+
+
+def jpeg(im: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    im.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def red(im: Image.Image) -> Image.Image:
+    return Image.merge("RGB", [im.getchannel(0).point(lambda v: v + 12), im.getchannel(1), im.getchannel(2)])
+
+
+def framed(im: Image.Image) -> np.ndarray:
+    canvas = Image.new("RGB", (im.width + 2 * MARGIN, im.height + 2 * MARGIN), "grey")
+    canvas.paste(im, (MARGIN, MARGIN))
+    return np.asarray(canvas)
+
+
+def tensor(picture: np.ndarray) -> Tensor:
+    return torch.tensor(picture).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda im, q=q: jpeg(im, q) for q in (15, 50, 92)),
+        lambda im: im.filter(ImageFilter.GaussianBlur(1)),
+        lambda im: im.quantize(32).convert("RGB"),
+        red,
+    ],
+    ids=["jpeg 15", "jpeg 50", "jpeg 92", "blur", "32 colours", "red"],
+)
+def test_score_is_the_metric(change: Callable[[Image.Image], Image.Image]) -> None:
+    im = Image.fromarray(pixels(size=(280, 200)))
+    before, after = framed(im), framed(change(im))
+    weighted_sum = WeightedSum(tensor(before))(tensor(after)).item()
+    assert score(weighted_sum) == pytest.approx(METRICS["ssimulacra2"].score(before, after), abs=0.8)
+
+
+def test_each_picture_of_a_batch_has_its_own() -> None:
+    x = torch.cat([tensor(pixels(size=(80, 64))), tensor(pixels(size=(80, 64))).flip(3)])
+    y = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    both = WeightedSum(x)(y)
+    for k in range(2):
+        torch.testing.assert_close(
+            WeightedSum(x[k : k + 1])(y[k : k + 1]), both[k : k + 1], rtol=1e-3, atol=0
+        )
+    torch.testing.assert_close(WeightedSum(x)(x), torch.zeros(2), atol=1e-2, rtol=0)
+    assert score(0.0) == 100
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (33, 7)])
+def test_any_size(size: tuple[int, int]) -> None:
+    x = tensor(pixels(size=(size[1], size[0])))
+    assert WeightedSum(x)(x).item() == pytest.approx(0, abs=1e-2)
+    assert WeightedSum(x)(1 - x).item() > 1
+
+
+def test_gradient() -> None:
+    x = tensor(pixels(size=(56, 48))).double()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = (x + 0.03 * noise).clamp(0.02, 0.98).requires_grad_()
+    loss = WeightedSum(x)
+    (gradient,) = torch.autograd.grad(loss(y).sum(), y)
+    for seed in range(5):
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        with torch.no_grad():
+            slope = (loss(y + 1e-6 * direction) - loss(y - 1e-6 * direction)).item() / 2e-6
+        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3, abs=1e-4)
