@@ -81,13 +81,13 @@ def test_comparison(
     text = capsys.readouterr().out
     assert re.findall(r"the other's from (.*) bpp", text) == ["0.1 to 1.5", "0.1 to 0.5", "0.5 to 1.5"]
     assert re.search(
-        r"^nic-ms-ssim-e0: nic-2-ms .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
+        r"^nic-visual-e0: nic-2-visual .* at effort 0, .* on cpu, torch threads", text, re.MULTILINE
     )
     assert re.search(r"^webp-m6: WEBP, method=6 \(Pillow .*, webp .*\)$", text, re.MULTILINE)
     rows = [line.split() for line in text.splitlines() if re.match(r"(nic-\S+|webp-m6) +quality", line)]
     assert [(row[0], row[2]) for row in rows] == [
-        *(("nic-ms-ssim-e0", q) for q in ("0", "0.5", "1")),
-        *(("nic-ms-ssim-e1", q) for q in ("0", "0.5", "1")),
+        *(("nic-visual-e0", q) for q in ("0", "0.5", "1")),
+        *(("nic-visual-e1", q) for q in ("0", "0.5", "1")),
         *(("webp-m6", q) for q in ("5", "50", "90")),
     ]
     pixels = np.asarray(Image.open("set/one.png"))
@@ -101,16 +101,16 @@ def test_comparison(
     assert content["images"] == ["one.png"]
     assert content["metrics"]["ssimulacra2"].startswith("ssimulacra2 ")
     assert content["codecs"]["webp-m6"]["save"] == {"method": 6}
-    point = content["codecs"]["nic-ms-ssim-e0"]["points"][1]
+    point = content["codecs"]["nic-visual-e0"]["points"][1]
     assert point["bpp"] == pytest.approx(bpp)
     error = np.square(pixels.astype(float) - pillow_nic.decode(data, device="cpu")).mean()
     assert point["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
     assert 0.9 < point["ms_ssim"] < 1
     assert 20 < point["ssimulacra2"] < 90
-    assert list(content["bd_rate"]) == ["nic-ms-ssim-e0", "nic-ms-ssim-e1"]
-    assert list(content["bd_rate"]["nic-ms-ssim-e0"]) == ["nic-ms-ssim-e1", "webp-m6", "vtm"]
-    assert content["bd_rate"]["nic-ms-ssim-e0"]["vtm"]["ssimulacra2"] == "not measured alike"
-    assert content["bd_rate"]["nic-ms-ssim-e0"]["webp-m6"]["ssimulacra2"]["share"] > 0
+    assert list(content["bd_rate"]) == ["nic-visual-e0", "nic-visual-e1"]
+    assert list(content["bd_rate"]["nic-visual-e0"]) == ["nic-visual-e1", "webp-m6", "vtm"]
+    assert content["bd_rate"]["nic-visual-e0"]["vtm"]["ssimulacra2"] == "not measured alike"
+    assert content["bd_rate"]["nic-visual-e0"]["webp-m6"]["ssimulacra2"]["share"] > 0
     svg = Path("out.svg").read_text(encoding="utf-8")
     assert svg.count('<g id="axes_') == 3
 
@@ -119,14 +119,14 @@ def test_its_json_is_an_anchors_file(folder: Path, capsys: pytest.CaptureFixture
     chosen = ["--codecs", "--qualities", "0.3", "0.6", "0.9", "--metrics", "psnr"]
     assert bench(*chosen, "--json", "old.json") == 0
     assert "BD-rate" not in capsys.readouterr().out
-    arguments = ["--anchors", "old.json", "--against", "nic-ms-ssim-e1", "--json", "new.json"]
+    arguments = ["--anchors", "old.json", "--against", "nic-visual-e1", "--json", "new.json"]
     assert bench(*chosen, *arguments) == 0
-    found = json.loads(Path("new.json").read_text(encoding="utf-8"))["bd_rate"]["nic-ms-ssim-e1"]
-    assert list(found) == ["nic-ms-ssim-e1 (old)"]  # the same version: as many bytes
-    assert found["nic-ms-ssim-e1 (old)"]["psnr"] == {
+    found = json.loads(Path("new.json").read_text(encoding="utf-8"))["bd_rate"]["nic-visual-e1"]
+    assert list(found) == ["nic-visual-e1 (old)"]  # the same version: as many bytes
+    assert found["nic-visual-e1 (old)"]["psnr"] == {
         "percent": pytest.approx(0),
-        "low": pytest.approx(found["nic-ms-ssim-e1 (old)"]["psnr"]["low"]),
-        "high": pytest.approx(found["nic-ms-ssim-e1 (old)"]["psnr"]["high"]),
+        "low": pytest.approx(found["nic-visual-e1 (old)"]["psnr"]["low"]),
+        "high": pytest.approx(found["nic-visual-e1 (old)"]["psnr"]["high"]),
         "share": pytest.approx(1),
     }
 
@@ -151,7 +151,7 @@ def test_a_codec_that_fails_is_left_out(
     assert err == "webp-m6 is left out: two.png: too small for it\n"
     assert re.search(r"^jpeg-420 +[+-][\d.]+ %", out, re.MULTILINE)
     content = json.loads(Path("out.json").read_text(encoding="utf-8"))
-    assert list(content["codecs"]) == ["nic-ms-ssim-e1", "jpeg-420"]
+    assert list(content["codecs"]) == ["nic-visual-e1", "jpeg-420"]
 
 
 def test_png_plot(folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_papers_command(
     assert main(["bench", str(tmp_path), "--papers", "--efforts", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("kodim04 ")]
-    assert [row[1] for row in rows] == ["nic-ms-ssim-e0", "Choi", "BPG", "JPEG", "JPEG"]
+    assert [row[1] for row in rows] == ["nic-visual-e0", "Choi", "BPG", "JPEG", "JPEG"]
     assert float(rows[0][2]) == pytest.approx(0.2078, rel=0.02)
     assert float(rows[0][2]) <= 0.2078
     assert rows[1][-3:] == ["0.2078", "32.43", "0.9543"]

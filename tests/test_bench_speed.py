@@ -79,8 +79,8 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert lines["large picture"].startswith("0.25 megapixels, ")
     assert lines["busy"].startswith("beside ")
     assert "NIC_DEVICE=cpu" in lines["environment"]
-    assert f"pillow_nic {pillow_nic.__version__} in {ROOT / 'pillow_nic'}, torch " in lines["nic-ms-ssim-e1"]
-    assert "tune=ms-ssim quality=0.5, " in lines["nic-ms-ssim-e1"]
+    assert f"pillow_nic {pillow_nic.__version__} in {ROOT / 'pillow_nic'}, torch " in lines["nic-visual-e1"]
+    assert "tune=visual quality=0.5, " in lines["nic-visual-e1"]
     assert lines["webp-m6"].startswith("method=6 quality=")
     figures, inner, ratios = map(rows, tables)
     assert "(" in figures["encode, s/MP"][1]  # the best of two
@@ -89,21 +89,21 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert ratios["first decode of a process, s"] == ["1"]
 
     content = json.loads(Path("out.json").read_text(encoding="utf-8"))
-    both = ["nic-ms-ssim-e1", "webp-m6"]
+    both = ["nic-visual-e1", "webp-m6"]
     assert list(content["entrants"]) == both
     for name, found in content["figures"].items():
         of_nic_alone = name == speed_report.IMPORT_TORCH
         if name == speed_report.BATCH:
-            assert list(found) in ([], ["nic-ms-ssim-e1"])
+            assert list(found) in ([], ["nic-visual-e1"])
         else:
             assert list(found) == (both[:1] if of_nic_alone else both), name
         assert {len(values) for values in found.values()} <= {1 if name.startswith("large") else 2}
         assert all(value > 0 for values in found.values() for value in values)
-    assert 100 < content["figures"][speed_report.DECODE_MEMORY]["nic-ms-ssim-e1"][0] < 2000
+    assert 100 < content["figures"][speed_report.DECODE_MEMORY]["nic-visual-e1"][0] < 2000
     assert 5 < content["figures"][speed_report.DECODE_MEMORY]["webp-m6"][0] < 100
     medians = {name: np.median(content["figures"][speed_report.DECODE][name]) for name in both}
-    ratio = content["ratios"]["to nic-ms-ssim-e1"][speed_report.DECODE]["webp-m6"]
-    assert ratio == pytest.approx(medians["webp-m6"] / medians["nic-ms-ssim-e1"])
+    ratio = content["ratios"]["to nic-visual-e1"][speed_report.DECODE]["webp-m6"]
+    assert ratio == pytest.approx(medians["webp-m6"] / medians["nic-visual-e1"])
 
 
 def test_two_versions(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_every_golden_file_is_tested(model: str) -> None:
     headers = [pillow_nic.read_header(file.read_bytes()) for file in (GOLDEN / model).glob("*.nic")]
     assert {header.model for header in headers} == {model}
     assert {header.mode for header in headers} == {"RGB", "RGBA", "L", "LA"}
-    assert {header.layers for header in headers} >= set(range(1, 8))
+    assert {header.layers for header in headers} >= set(range(1, 9))
     assert {header.width_index for header in headers} >= set(range(4))
     assert max(header.tiles for header in headers) > 1
     page = container.parse((GOLDEN / model / "page.nic").read_bytes())

@@ -31,6 +31,7 @@ LADDERS: dict[str, Sequence[float]] = {
     "WEBP": [0, 5, 20, 40, 60, 75, 80, 85, 90, 95, 100],
     "AVIF": [5, 15, 25, 35, 45, 55, 65, 75, 80, 85, 90, 95],
 }
+TITLES = {"JPEG": "JPEG", "WEBP": "WebP", "AVIF": "AVIF"}
 OURS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 THEIRS = {"JPEG": [50, 75, 85, 90, 95], "WEBP": [50, 75, 80, 90], "AVIF": [50, 60, 75, 90]}
 
@@ -83,7 +84,8 @@ def at_quality(points: Sequence[Point], quality: float) -> tuple[float, float]:
 
 def tables(measured: dict[str, list[Point]]) -> None:
     others = [name for name in measured if name != "NIC"]
-    print("| `.nic` | SSIMULACRA2 | bpp |", *(f" {name} | bpp |" for name in others), sep="")
+    heads = (f" {TITLES[name]} quality | bpp |" for name in others)
+    print("| `.nic` quality | SSIMULACRA2 | bpp |", *heads, sep="")
     print("|---" * (3 + 2 * len(others)) + "|")
     for quality in OURS:
         rate, score = at_quality(measured["NIC"], quality)
@@ -92,12 +94,14 @@ def tables(measured: dict[str, list[Point]]) -> None:
             found = at_score(measured[name], score)
             cells += [f"{found[0]:.0f}", f"{found[1]:.2f}"] if found else ["–", "–"]
         print("| " + " | ".join(cells) + " |")
-    print("\n| instead of | SSIMULACRA2 | bpp | `.nic` quality | bpp | bytes |\n" + "|---" * 6 + "|")
+    print(
+        "\n| instead of | SSIMULACRA2 | bpp | `.nic` quality | bpp | bytes of `.nic` |\n" + "|---" * 6 + "|"
+    )
     for name in others:
         for step in THEIRS[name]:
             rate, score = at_quality(measured[name], step)
             found = at_score(measured["NIC"], score)
-            cells = [f"{name} {step}", f"{score:.1f}", f"{rate:.2f}"]
+            cells = [f"{TITLES[name]} {step}", f"{score:.1f}", f"{rate:.2f}"]
             if found:
                 change = f"{100 * (found[1] / rate - 1):+.0f} %".replace("-", "−")
                 cells += [f"{found[0]:.2f}", f"{found[1]:.2f}", change]

@@ -80,7 +80,7 @@ def hex_dump(data: bytes) -> str:
         (2, f"rate_point {header.rate_point}"),
         (1, f"delta {header.delta}"),
         (1, f"width_index {header.width_index}"),
-        (1, f"layer_mask: one layer of {header.groups} groups" if header.layers == 1 else "layer_mask"),
+        (2, f"layer_mask: one layer of {header.groups} groups" if header.layers == 1 else "layer_mask"),
         (1, f"tile_log2 {header.tile_log2}"),
         (1 + name, f"model name, {name} letters: {header.model}"),
         (4, "model hash"),
