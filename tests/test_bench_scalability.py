@@ -63,7 +63,9 @@ def test_layers_that_do_not_sharpen() -> None:
     assert layers_that_do_not_sharpen(found) == ["a, quality 0.5, layer 3: 26.000 to 26.000 dB"]
 
 
-@pytest.mark.parametrize(("tune", "title"), [("psnr", "PSNR"), ("ms-ssim", "MS-SSIM"), ("visual", "SSIMULACRA2")])
+@pytest.mark.parametrize(
+    ("tune", "title"), [("psnr", "PSNR"), ("ms-ssim", "MS-SSIM"), ("visual", "SSIMULACRA2")]
+)
 def test_layers_command(
     tune: str, title: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

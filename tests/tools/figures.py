@@ -4,7 +4,8 @@
         --metrics ms-ssim ssimulacra2 butteraugli cvvdp
     nic bench kodak/ --tunes ms-ssim psnr --codecs --json others.json
     python tests/tools/equal_quality.py kodak/ --json equal.json
-    python tests/tools/figures.py visual.json others.json --anchors anchors_kodak.json --equal equal.json
+    python tests/tools/figures.py visual.json others.json --anchors anchors_kodak.json --equal equal.json \\
+        --plot weights/kodak.png
 
 A table stands between `<!-- figures: NAME -->` and `<!-- end of NAME -->`; all else is left as it is. Metrics
 whose implementations differ between two files are not compared. Without what a table needs it stays as it
@@ -23,7 +24,8 @@ from pathlib import Path
 
 from equal_quality import tables as equal_tables
 
-from pillow_nic.bench.anchors import ALIKE, Point
+from pillow_nic.bench import rd_plot
+from pillow_nic.bench.anchors import ALIKE, PUBLISHED, Point
 from pillow_nic.bench.measuring import curve
 from pillow_nic.bench.metrics import ANCHOR_RATES, METRICS, bd_rate
 from pillow_nic.options import TUNES
@@ -41,8 +43,6 @@ TITLES = {
     "heic-444-psnr": "HEIC (4:4:4, slow, tuned for PSNR)",
     "bpg-444": "BPG 4:4:4 (published curve)",
     "vtm": "VTM, VVC (published curve)",
-    "nic-1-ms": "nic-1-ms, the default until now",
-    "nic-1": "nic-1, that of `psnr` until now",
 }
 JUDGES = "ssimulacra2", "butteraugli", "cvvdp", "ms_ssim", "psnr"
 
@@ -52,6 +52,8 @@ class Curves:
     """Points of each codec, without what cannot be compared."""
 
     codecs: dict[str, list[Point]]
+    measured: list[str]
+    """Those of the codecs that were measured by nic bench."""
 
     def change(
         self, ours: str, other: str, metric: str, rates: tuple[float, float] = ANCHOR_RATES
@@ -77,12 +79,13 @@ def read(files: Sequence[Path], anchors: Sequence[Path]) -> Curves:
             if implementations.setdefault(name, implementation) != implementation:
                 raise SystemExit(f"{file}: {implementation}, where another file has {implementations[name]}")
         codecs |= {name: codec["points"] for name, codec in content["codecs"].items()}
+    measured = list(codecs)
     for file in anchors:
         content = json.loads(file.read_text(encoding="utf-8"))
         for name, codec in content["codecs"].items():
             alike = [{k: v for k, v in p.items() if k not in METRICS or k in ALIKE} for p in codec["points"]]
             codecs.setdefault(name, alike)
-    return Curves(codecs)
+    return Curves(codecs, measured)
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
@@ -168,6 +171,15 @@ def equal(curves: Curves, file: Path | None) -> tuple[str, str]:
     return first, second
 
 
+def plot(curves: Curves, file: Path) -> None:
+    names = [name for name in curves.measured if name.startswith("nic")]
+    names += [name for name in curves.measured if name not in names]
+    published = [name for name in PUBLISHED if name in curves.codecs]
+    measured, others = ({name: curves.codecs[name] for name in part} for part in (names, published))
+    title = "24 Kodak pictures, whole files, effort 1"
+    rd_plot.paint(file, ("psnr", "ms_ssim", "ssimulacra2", "butteraugli"), measured, others, title)
+
+
 def write(name: str, make: Callable[[], str]) -> None:
     pattern = re.compile(rf"(<!-- figures: {name} -->\n\n).*?(\n\n<!-- end of {name} -->)", re.DOTALL)
     pages = [
@@ -192,6 +204,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", help="what nic bench --json has written")
     parser.add_argument("--anchors", type=Path, nargs="*", default=[], help="published curves")
     parser.add_argument("--equal", type=Path, help="what equal_quality.py --json has written")
+    parser.add_argument("--plot", type=Path, help="draw the curves")
     args = parser.parse_args()
     curves = read(args.files, args.anchors)
     for tune in TUNES:
@@ -201,6 +214,8 @@ def main() -> None:
     write("qualities", lambda: qualities(curves))
     write("equal", lambda: equal(curves, args.equal)[0])
     write("instead", lambda: equal(curves, args.equal)[1])
+    if args.plot:
+        plot(curves, args.plot)
 
 
 if __name__ == "__main__":
