@@ -234,9 +234,9 @@ def test_widths_prefixes_and_steps(parts: SimpleNamespace, width: int) -> None:
         first = parts.loss.forward(model, x, point, width=width, groups=1, hard=True)
         coarse = parts.loss.forward(model, x, point, width=width, delta=1.0, hard=True)
     assert full.x_hat.shape == x.shape
-    assert full.y_hat.shape[1] == first.y_hat.shape[1] == SMALL.group_ends[width]
-    if width:
-        assert first.bpp < full.bpp
+    channels = SMALL.group_ends[SMALL.widths[width].groups - 1]
+    assert full.y_hat.shape[1] == first.y_hat.shape[1] == channels
+    assert first.bpp < full.bpp
     torch.testing.assert_close(first.hyper_bpp, full.hyper_bpp)
     assert coarse.bpp < full.bpp
     torch.testing.assert_close(full.x_hat * 255, (full.x_hat * 255).round(), atol=1e-3, rtol=0)
@@ -585,14 +585,26 @@ def test_draw(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
     assert points.min() >= 0
     assert 0.97 * top < points.max() < top
     assert (points < top / 2).float().mean().item() == pytest.approx(0.8 + 0.2 / 2, abs=0.02)
-    assert {d.kept for d in drawn} == {1, 2, 3}
-    assert np.mean([d.kept < 3 for d in drawn]) == pytest.approx(0.3, abs=0.04)
+    assert {d.kept for d in drawn} == {1, 2, 3, 4}
+    assert np.mean([d.kept < 4 for d in drawn]) == pytest.approx(0.3, abs=0.04)
     stepped = [d for d in drawn if d.delta]
     assert len(stepped) / 2000 == pytest.approx(0.7 * 0.4 * 16 / 17, abs=0.04)
-    assert {d.kept for d in stepped} == {3}
+    assert {d.kept for d in stepped} == {4}
     assert {8 * d.delta for d in stepped} == set(range(-8, 9)) - {0}
     assert {d.narrow for d in drawn} == {None, 0, 1}  # the full width learns always
     assert np.mean([d.narrow is not None for d in drawn]) == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_frozen_step_has_no_gradient(parts: SimpleNamespace, data: Path, tmp_path: Path) -> None:
+    model, drawn = random_model(parts), parts.train.Draw(torch.tensor([0.5, 2.5]), len(SMALL.groups))
+    for freeze, learns in (([], True), (["step"], False)):
+        config = settings(parts, data, tmp_path, freeze=freeze)
+        parts.train.learning_parts(model, config, True)
+        for name, gradient in gradients(parts, model, config, drawn).items():
+            if name.startswith("network.context.") and name.endswith("head.weight"):
+                of_mu, of_step = gradient.chunk(2)
+                assert (of_mu != 0).any()
+                assert (of_step != 0).any() == learns
 
 
 def gradients(parts: SimpleNamespace, model: Any, config: Any, drawn: Any) -> dict[str, torch.Tensor]:
@@ -640,7 +652,7 @@ def test_a_prefix_is_trained_at_a_rate_point_that_suits_it(
     loss, shown = parts.train.loss_of(model, x, drawn, config)
     torch.manual_seed(5)
     result = parts.loss.forward(model, x, drawn.point, groups=1)
-    lmbda = SMALL.lmbda(torch.tensor([0.5, 1.0]))  # a third of the groups, a third of the range
+    lmbda = SMALL.lmbda(torch.tensor([0.5, 0.75]))  # a quarter of the groups, a quarter of the range
     torch.testing.assert_close(loss, ((result.bpp + lmbda * result.mse) * (0.01 / lmbda).sqrt()).mean())
     assert shown["bpp"] == pytest.approx(result.bpp.mean().item())
 
@@ -725,12 +737,15 @@ def test_training_for_ms_ssim(
     checkpoint = str(tmp_path / "checkpoint.safetensors")
     parts.export.main([checkpoint, str(tmp_path / "model.safetensors"), "--valid", str(data)])
     card = (tmp_path / "model.md").read_text("utf-8")
-    assert "estimated bytes at equal MS-SSIM on" in card
+    assert "estimated bytes on the validation pictures at equal MS-SSIM, and" in card
     assert "whole files, bpp | MS-SSIM, dB |" in card
     assert str(data) not in card
 
 
 # ----------------------------------------------------------------------------------------------- command line
+
+
+NUMBERS = "slices", "groups", "widths", "writer"
 
 
 def test_command_line(
@@ -739,7 +754,7 @@ def test_command_line(
     where = ["--data", str(data), "--valid", str(data), "--out", str(tmp_path)]
     how = ["--steps", "1", "--batch", "2", "--crop", "64", "--last-crop", "64", "--no-compile"]
     small = json.loads(SMALL.to_json())
-    changed = {key: small[key] for key in ("groups", "widths", "writer", "hyper_channels", "hyper_hidden")}
+    changed = {key: small[key] for key in (*NUMBERS, "hyper_channels", "hyper_hidden")}
     parts.train.main([*where, *how, "--freeze", "g_a", "--network", json.dumps(changed)])
     network = parts.train.load_checkpoint(tmp_path / "checkpoint.safetensors")[0]
     assert network == replace(NetworkConfig(), **{key: getattr(SMALL, key) for key in changed})
