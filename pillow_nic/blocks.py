@@ -3,6 +3,7 @@ residual blocks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -106,6 +107,13 @@ class PaintingConv2d(SlimConv2d):
 
     def used(self) -> tuple[Tensor, Tensor]:
         return patch_order(self.weight, 0), patch_order(bias_of(self), 0)
+
+    def reduced(self, x: Tensor, factor: int) -> Tensor:
+        """The means of factor × factor pixels of the patches."""
+        if factor == 1:
+            return self(x)
+        weight, bias = (pooled(part, factor) for part in self.used())
+        return self._product(x, weight[:, : x.shape[1]], bias)
 
 
 class Reduction(Conv2d):
@@ -219,6 +227,15 @@ def patch_order(weight: Tensor, dim: int, channels: int = 3) -> Tensor:
     shape = weight.shape
     split = weight.reshape(*shape[:dim], channels, -1, *shape[dim + 1 :])
     return split.transpose(dim, dim + 1).reshape(shape)
+
+
+def pooled(weight: Tensor, factor: int) -> Tensor:
+    """Parameters (side²·3, …) in the order of `to_patches`, as those of the means of factor × factor
+    pixels."""
+    if factor == 1:
+        return weight
+    side = math.isqrt(len(weight) // 3) // factor
+    return weight.reshape(side, factor, side, factor, 3, *weight.shape[1:]).mean((1, 3)).flatten(0, 2)
 
 
 class AtPoint(nn.Module):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from . import colour, container, exact, weights, workers
 from .binary import Buffer
@@ -290,20 +289,19 @@ def _synthesise(
     patch, colours = PATCH // factor, 3 if headers[0].mode.startswith("RGB") else 1
     point, synthesis = model.point(*(header.rate_point for header in headers)), model.network.g_s
 
-    def levels(x: Tensor) -> Tensor:
-        if factor > 1:
-            x = avg_pool2d(x.clamp_(0, 1), factor)
-        x = x.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+    def levels(pixels: Tensor) -> Tensor:
+        pixels = pixels.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         if colours == 1:  # the rounded mean: a third never ends in .5
-            x = x.sum(1, keepdim=True, dtype=torch.int16).add_(1).div_(3, rounding_mode="floor")
-        return x
+            total = pixels.unflatten(3, (-1, 3)).sum(4, dtype=torch.int16)
+            pixels = total.add_(1).div_(3, rounding_mode="floor").to(torch.uint8)
+        return pixels
 
     def synthesise(piece: Tile) -> None:
         rows, columns = piece.outer
         seen = latent.values[:, :, rows.start - latent.first : rows.stop - latent.first, columns]
         seen = seen.contiguous(memory_format=torch.channels_last)
         width = headers[0].width_index
-        x = synthesis(seen, point, width, piece.inner, levels)
+        x = synthesis(seen, point, width, piece.inner, factor, levels)
         own = piece.times(patch).own_from(window.rows.start * patch, window.columns.start * patch)
         for picture, pixels in zip(canvas, x.permute(0, 2, 3, 1), strict=True):
             place = picture[own][..., :colours]

@@ -45,6 +45,8 @@ LOG_MAX = 32 * OCTAVE
 OFFSET_MAX = 2 * LOG_MAX + 128 * (OCTAVE // DELTA_OCTAVE)
 RATE_POINT_BITS = 16
 EXP2_BITS = 14
+STRIP = 2048
+"""Positions of a strip, about."""
 
 
 Each = Callable[[Callable[[slice], None], Iterable[slice]], object]
@@ -169,25 +171,20 @@ class IntegerConv:
         return x.reshape(len(x), -1)
 
     def floors(
-        self, x: Array, size: tuple[int, int], outputs: slice = slice(None), offset: Array | float = 0.0
+        self, x: Array, width: int, rows: slice, outputs: slice = slice(None), offset: Array | float = 0.0
     ) -> Array:
-        """⌊sum·2^−s + offset⌋ of these outputs, not clamped: prepared float32 integers of a size (h, w) →
-        (out, h, w). ``offset`` (out, 1): multiples of 2^−s."""
-        height, width = size
+        """⌊sum·2^−s + offset⌋ of these outputs in some rows of that width, not clamped: prepared float32
+        integers → (out, rows, width). ``offset`` (out, 1): multiples of 2^−s."""
         constant = self.constant[outputs] + np.float32(offset)
         taps = self.taps[:, outputs]
-        if self.kernel == 1:
-            y = taps[0] @ x
-            y += constant
-            return np.floor(y, out=y).reshape(-1, height, width)
-        stride = width + 2
-        run = height * stride
-        y = taps[0] @ x[:, :run]
-        for tap in range(1, 9):
+        stride = width if self.kernel == 1 else width + 2
+        first, last = rows.start * stride, rows.stop * stride
+        y = taps[0] @ x[:, first:last]
+        for tap in range(1, self.kernel**2):
             start = tap // 3 * stride + tap % 3
-            y += taps[tap] @ x[:, start : start + run]
+            y += taps[tap] @ x[:, first + start : last + start]
         y += constant
-        return np.floor(y, out=y).reshape(-1, height, stride)[:, :, :width]
+        return np.floor(y, out=y).reshape(len(y), -1, stride)[:, :, :width]
 
     def __call__(self, x: Array, each: Each = in_turn) -> Array:
         """x (in, h, w) float32 integers → (out, h, w), or (out/4, 2h, 2w) after the shuffle: 0 … 511."""
@@ -196,21 +193,21 @@ class IntegerConv:
         times = 2 if self.shuffle else 1
         out = np.empty((len(self.bias) // times**2, times * height, times * width), np.float32)
 
-        def compute(outputs: slice) -> None:
-            y = self.floors(flat, (height, width), outputs)
-            y = y.reshape(-1, times, times, height, width).transpose(0, 3, 1, 4, 2)
-            place = out[outputs.start // times**2 : outputs.stop // times**2]
-            np.clip(y, 0, ACTIVATION_MAX, out=place.reshape(-1, height, times, width, times))
+        def compute(rows: slice) -> None:
+            y = self.floors(flat, width, rows)
+            y = y.reshape(-1, times, times, *y.shape[1:])
+            place = out[:, times * rows.start : times * rows.stop]
+            for row, column in np.ndindex(times, times):
+                np.clip(y[:, row, column], 0, ACTIVATION_MAX, out=place[:, row::times, column::times])
 
-        each(compute, slices(len(self.bias), len(flat) * flat.shape[1]))
+        each(compute, strips(height, width))
         return out
 
 
-def slices(count: int, cost: int) -> list[slice]:
-    """Outputs that are computed at once: all, or four parts of them where that takes some time. Multiples of
-    four, for the shuffle."""
-    step = count if cost < 1 << 15 else max(-(-count // 16) * 4, 4)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+def strips(height: int, width: int) -> list[slice]:
+    """Rows that are computed at once: what nine products add up to stays near a core."""
+    rows = max(STRIP // width, 1)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 class IntegerHyperSynthesis:
@@ -302,20 +299,20 @@ class IntegerHyperSynthesis:
         gain = interpolate(self.gain, rate_point)[:channels, None]
         offset = gain - delta * (OCTAVE // DELTA_OCTAVE) - self.scale_zero
         rows = np.ldexp(offset.astype(np.float32), -self.scale_log2)
-        half, size, flat = len(head.bias) // 2, x.shape[1:], head.prepared(x)
-        out = np.empty((channels, *size), np.uint16)
+        half, (_, height, width), flat = len(head.bias) // 2, x.shape, head.prepared(x)
+        out = np.empty((channels, height, width), np.uint16)
 
-        def compute(part: slice) -> None:
-            index = head.floors(flat, size, part, rows[part])
+        def compute(strip: slice) -> None:
+            index = head.floors(flat, width, strip, slice(channels), rows)
             np.clip(index, 0, self.table_rows - 1, out=index)
             if self.table_columns > 1:
                 index *= self.table_columns
-                column = head.floors(flat, size, slice(half + part.start, half + part.stop))
+                column = head.floors(flat, width, strip, slice(half, half + channels))
                 column += self.table_columns // 2
                 index += np.clip(column, 0, self.table_columns - 1, out=column)
-            out[part] = index
+            out[:, strip] = index
 
-        each(compute, slices(channels, flat.size))
+        each(compute, strips(height, width))
         return out
 
     def bits_used(self) -> list[float]:

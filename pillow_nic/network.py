@@ -44,6 +44,7 @@ from .blocks import (
     from_patches,
     in_strips,
     patch_order,
+    pooled,
     same,
     times,
     to_patches,
@@ -150,10 +151,12 @@ class SynthesisTransform(nn.Module):
         point: Tensor,
         width: int = -1,
         part: Place = (ALL, ALL),
+        factor: int = 1,
         finish: Callable[[Tensor], Tensor] = same,
     ) -> Tensor:
         """``part``: the rows and columns of the latent of which the picture is wanted; `reach` more on every
-        side decide it. ``finish``: what to make of the picture, some rows of positions at a time."""
+        side decide it. ``factor``: 2, 4, 8 or 16 for the means of so many pixels along each side, of which
+        less is painted. ``finish``: what to make of pixels (…, n·3), of some rows of positions at a time."""
         body, inner = cropped(self._body(y_hat, point, width), part, self._reach_8)
 
         def up(rows: slice) -> Tensor:
@@ -164,12 +167,20 @@ class SynthesisTransform(nn.Module):
             h = block(h, point, width)
         h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
         h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
-        painted = self.head(h)[:, :, *inner].permute(0, 2, 3, 1)
+        within = min(factor, 8)  # one of the patches, of 8×8, that the head paints
+        painted = self.head.reduced(h, within)[:, :, *inner].permute(0, 2, 3, 1)
         y_hat = y_hat[:, :, *part]
+        with torch.autocast(y_hat.device.type, enabled=False):
+            basis = self._basis(y_hat.shape[1], within)
+        grey = basis.new_full((len(basis),), 0.5)
 
         def paint(rows: slice) -> Tensor:
-            patches = painted[:, times(rows, 2)].float()
-            return finish(self._linear(y_hat[:, :, rows]).add_(from_patches(patches, 8)))
+            with torch.autocast(y_hat.device.type, enabled=False):
+                linear = F.linear(y_hat[:, :, rows].permute(0, 2, 3, 1), basis, grey)
+            near = painted[:, times(rows, 2)].float().unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+            pixels = near + linear.unflatten(3, (2, 2, -1)).transpose(2, 3)
+            pixels = pixels.flatten(3, 4).flatten(1, 2) if factor <= 8 else pixels.mean((2, 4))
+            return from_patches(finish(pixels), 8 // within)
 
         return in_strips(paint, *y_hat.shape[2:])
 
@@ -182,12 +193,13 @@ class SynthesisTransform(nn.Module):
     def _reach_8(self) -> int:
         return -(-(len(self.blocks_8) + 1) // 2)
 
-    def _linear(self, y_hat: Tensor) -> Tensor:
-        channels = y_hat.shape[1]
-        with torch.autocast(y_hat.device.type, enabled=False):
-            basis = patch_order(self.klt.weight[:channels].flatten(1), 1) * self.deviation[:channels, None]
-            grey = basis.new_full((basis.shape[1],), 0.5)
-            return from_patches(F.linear(y_hat.permute(0, 2, 3, 1), basis.T, grey), PATCH)
+    def _basis(self, channels: int, factor: int) -> Tensor:
+        """The linear path to the means of factor × factor pixels, (2·2·n·3, channels): the four patches of
+        8×8 pixels of a position, each in the order of `to_patches`."""
+        basis = patch_order(self.klt.weight[:channels].flatten(1), 1) * self.deviation[:channels, None]
+        side = PATCH // 2 // factor
+        rows = pooled(basis.T, factor).reshape(2, side, 2, side, 3, channels)
+        return rows.transpose(1, 2).reshape(-1, channels)
 
     def _body(self, y_hat: Tensor, point: Tensor, width: int) -> Tensor:
         def stem(rows: slice) -> Tensor:

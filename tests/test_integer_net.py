@@ -106,7 +106,7 @@ def test_a_step_exponent_moves_every_row_by_the_same(integer_net: IntegerHyperSy
 
 
 def floors(layer: IntegerConv, x: Array, offset: Array | float = 0.0) -> Array:
-    return layer.floors(layer.prepared(x.astype(np.float32)), x.shape[1:], offset=offset)
+    return layer.floors(layer.prepared(x.astype(np.float32)), x.shape[2], slice(0, x.shape[1]), offset=offset)
 
 
 def int64_floors(layer: IntegerConv, x: Array, offset: Array | int = 0) -> Array:

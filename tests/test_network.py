@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_model import CONFIG, random_network
 from torch import Tensor
 
@@ -125,6 +126,14 @@ def test_synthesis_takes_any_number_of_groups_and_counts_the_others_as_zero(grou
     y = noise(1, CONFIG.latent_channels, 2, 3)
     y[:, channels:] = 0
     torch.testing.assert_close(network.g_s(y[:, :channels], at(0.5)), network.g_s(y, at(0.5)))
+
+
+@pytest.mark.parametrize("width", [0, -1])
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_a_reduced_picture_is_of_the_means_of_pixels(factor: int, width: int) -> None:
+    network, point, y = random_network(), at(0.5, 2.0), noise(2, CONFIG.latent_channels, 3, 2)
+    full = network.g_s(y, point, width)
+    torch.testing.assert_close(network.g_s(y, point, width, factor=factor), F.avg_pool2d(full, factor))
 
 
 def test_shapes_of_the_hyper_networks() -> None:
