@@ -1,14 +1,14 @@
 """The writer's choice of exact cells: what of a picture is text, screen or drawing, and is better kept.
 
-A quick test by equal neighbours and few colours tells photographs, which cost nothing more. The rest is
-decided by rate and distortion at the λ of the quality, from real encodings: the bits of the symbols and the
-squared error of the decoded pixels at each position of the latent (16×16 pixels), against its share in the
-bytes of lossless WebP. Neighbours agree with each other: a border between exact and painted cells costs bits,
-and more where the painted side is wrong: that would show as a seam, or as a word that is half exact."""
+A quick test (cells.py) tells photographs, which cost nothing more. The rest is decided by rate and distortion
+at the λ of the quality, from real encodings: the bits of the symbols and the squared error of the decoded
+pixels at each position of the latent (16×16 pixels), against its share in the bytes of lossless WebP.
+Neighbours agree with each other: a border between exact and painted cells costs bits, and more where the
+painted side is wrong: that would show as a seam, or as a word that is half exact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import colour, exact, webp, workers
+from .cells import candidates, distortion, divided, given_back, grown, has_graphics, neighbour
 from .container import Container
 from .decoding import Part, latent_size, paint, painted_shape, places
 from .filling import Filled
@@ -31,16 +32,6 @@ from .weights import Model
 
 Array = np.ndarray[Any, Any]
 
-# The quick test. On 48 photographs at most 0.46 % of the cells are sharp (Kodak's 24th), on 13 screenshots at
-# least 3.1 %.
-FLAT = 0.6  # of a cell's samples equal to their left neighbours, and of those to the upper ones
-CONTRAST = 64
-FEW_COLOURS = 16
-LEAST_SHARP = 0.006
-LEAST_CELLS = 3
-
-CANDIDATE = 0.4
-"""Samples equal to their left neighbours, of a cell that may be exact, or of one beside it."""
 BORDER_BITS = 120.0
 """What a border between an exact and a painted cell costs: some 20 bits of mask and of WebP's prediction, and
 the look. At 24 single letters stayed blurred in words that were exact."""
@@ -55,9 +46,6 @@ WHOLE = 0.5
 SWEEPS = 12
 TRIAL = {"quality": 60, "method": 4}
 """Effort of WebP while there is still to choose."""
-SMALL = PATCH // exact.CELL
-GROWTH = 2 * SMALL
-"""How many small cells the exact parts grow by, where those are of one colour."""
 ALL_COLOURS = rate_point(0.5)
 """From this rate point on exact cells keep all of their colours."""
 WRONG_COLOUR = 4.0
@@ -67,60 +55,8 @@ LEAST_SAVED = 0.1
 """Of the bits, by fewer colours: less is not worth an exact picture."""
 SCREEN_COLOURS = 96
 """Of a cell that is no photograph's."""
-OWN_COLOURS = 0.8
-"""Of the pixels of a small cell that have changed: with so many colours it is a photograph's."""
-OWN_COLOUR_BITS = 8.0
-"""What such a pixel is worth."""
 NEARLY = 1.03
 """A palette that costs this much more than the best is the last that is tried."""
-STRIP = 16 * PATCH
-"""Rows that are looked at together: few enough for a processor's cache."""
-
-
-def has_graphics(colours: Plane) -> bool:
-    """The quick test of pixels uint8 H×W×3."""
-    sharp = count = 0
-    for strip in _strips(colours):
-        flat = _equal_left(strip) >= FLAT
-        count += flat.size
-        if flat.any():
-            own = _cells(strip)[flat]
-            contrast = (own.max((1, 2)) - own.min((1, 2))).max(1)
-            own = own[contrast >= CONTRAST]
-            own = own[(own[:, 1:] == own[:, :-1]).mean((1, 2, 3)) >= FLAT]
-            sharp += int((_distinct(own) <= FEW_COLOURS).sum())
-    return sharp >= max(LEAST_CELLS, LEAST_SHARP * count)
-
-
-class Candidates(NamedTuple):
-    """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
-    that equal neither their left nor their upper neighbour, by the logarithm of its colours; and how many
-    colours it has. Of each small cell, how many such pixels."""
-
-    may: Array
-    weight: Array
-    colours: Array
-    changed: Array
-
-
-def candidates(colours: Plane) -> Candidates:
-    """What of pixels uint8 H×W×3 may be exact."""
-    flat, weight, counts, small = [], [], [], []
-    for strip in _strips(colours):
-        flat.append(_equal_left(strip))
-        same = np.zeros(strip.shape[:2], bool)
-        same[:, 1:] = (strip[:, 1:] == strip[:, :-1]).all(2)
-        same[1:] |= (strip[1:] == strip[:-1]).all(2)
-        few = _by_small_cell((~same).view(np.uint8))
-        small.append(few)
-        changed = few.reshape(len(few) // SMALL, SMALL, -1, SMALL).sum((1, 3))
-        distinct = _distinct(_cells(strip).reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
-        weight.append(changed * np.log2(2.0 * distinct) + 1)
-        counts.append(distinct)
-    near = np.pad(np.concatenate(flat) >= CANDIDATE, 1)
-    near = near[:-2] | near[1:-1] | near[2:]
-    may = near[:, :-2] | near[:, 1:-1] | near[:, 2:]
-    return Candidates(may, np.concatenate(weight), np.concatenate(counts), np.concatenate(small))
 
 
 class Mixture(NamedTuple):
@@ -255,14 +191,14 @@ def _choose_by_size(
 ) -> tuple[Array, int]:
     """The cells, and about how many bytes they take. What a cell takes is its weight's part of what WebP
     makes of all candidates; a second time, of those chosen or of the others."""
-    all_of_them = _size(store.encode(_small(may), trial=True))
+    all_of_them = _size(store.encode(divided(may), trial=True))
     cells, size = may, all_of_them
     for _ in range(2):
         lossless = np.full(may.shape, np.inf)
         for part, bytes_of_part in ((cells, size), (may & ~cells, all_of_them - size)):
             lossless[part] = weight[part] * (8 * max(bytes_of_part, 0) / max(weight[part].sum(), 1))
         cells = choose(may, saved - lossless, seams)
-        size = _size(store.encode(_small(cells), trial=True)) if (cells != may).any() else all_of_them
+        size = _size(store.encode(divided(cells), trial=True)) if (cells != may).any() else all_of_them
     return cells, size
 
 
@@ -314,7 +250,7 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
     BORDER_BITS: much where letters cross it, little where a photograph meets plain ground."""
     inside = np.ones_like(may)
     costs = [
-        _neighbour(inside, side) * (BORDER_BITS + np.minimum(seam, _neighbour(seams[side ^ 1], side)))
+        neighbour(inside, side) * (BORDER_BITS + np.minimum(seam, neighbour(seams[side ^ 1], side)))
         for side, seam in enumerate(seams)
     ]
     chosen = may & (gain > 0)
@@ -323,136 +259,9 @@ def choose(may: Array, gain: Array, seams: Array) -> Array:
         before = chosen
         for square in (black, ~black):
             pull = gain + sum(
-                np.where(_neighbour(chosen, side), cost, -cost) for side, cost in enumerate(costs)
+                np.where(neighbour(chosen, side), cost, -cost) for side, cost in enumerate(costs)
             )
             chosen = np.where(square, may & (pull > 0), chosen)
         if (chosen == before).all():
             break
     return chosen
-
-
-def distortion(colours: Plane, painted: Array) -> tuple[Array, Array, Array]:
-    """The squared error of painted pixels, mean over the colours: of each cell the sum, and of a quarter of
-    it along its left, right, upper and lower side four times that (4, rows, columns); the sums of the small
-    cells."""
-    squares, sides, small = [], [], []
-    for strip, other in zip(_strips(colours), _strips(painted), strict=True):
-        error = _cells(other).astype(np.int16) - _cells(strip)
-        square = np.square(error, dtype=np.int32).sum(4) / 3
-        quarter = PATCH // 4
-        down, across = square.sum(2), square.sum(3)
-        squares.append(down.sum(2))
-        ends = (down[..., :quarter], down[..., -quarter:], across[..., :quarter], across[..., -quarter:])
-        sides.append(4 * np.stack([end.sum(2) for end in ends]))
-        parts = square.reshape(*square.shape[:2], SMALL, exact.CELL, SMALL, exact.CELL).sum((3, 5))
-        small.append(parts.swapaxes(1, 2).reshape(len(parts) * SMALL, -1).astype(np.float32))
-    return np.concatenate(squares), np.concatenate(sides, 1), np.concatenate(small)
-
-
-def grown(colours: Plane, cells: Array) -> Array:
-    """The small cells, bool (⌈H/4⌉, ⌈W/4⌉), that are exact where these larger ones are: theirs, and those
-    of one colour near by, which cost nothing and where errors would be seen."""
-    height, width = colours.shape[:2]
-    own = _small(cells)
-    plain = np.concatenate([_plain(strip) for strip in _strips(colours)])
-    for _ in range(GROWTH):
-        near = own.copy()
-        for side in range(4):
-            near |= _neighbour(own, side)
-        own |= near & plain
-    return own[: -(-height // exact.CELL), : -(-width // exact.CELL)]
-
-
-def given_back(colours: Plane, small: Array, changed: Array, lost: Array) -> Array:
-    """The small cells that stay exact: without those of a photograph along a border, such as its first rows
-    in a page. There nearly every pixel that has ``changed`` has a colour of its own, and ``lost``, what
-    painting takes for each small cell in bits, is less than these are worth."""
-    kept = small.copy()
-    dear = (OWN_COLOUR_BITS * changed > lost)[: small.shape[0], : small.shape[1]]
-    photo = np.zeros_like(small)
-    for top, strip in zip(range(0, len(small), STRIP // exact.CELL), _strips(colours), strict=True):
-        rows = slice(top, min(top + STRIP // exact.CELL, len(small)))
-        asked = np.argwhere(small[rows] & dear[rows])
-        if len(asked):
-            own = strip.reshape(len(strip) // exact.CELL, exact.CELL, -1, exact.CELL, 3)[
-                asked[:, 0], :, asked[:, 1]
-            ]
-            few = changed[rows][tuple(asked.T)]
-            photo[rows][tuple(asked.T)] = (few >= exact.CELL) & (_distinct(own) - 1 >= OWN_COLOURS * few)
-    for _ in range(SMALL - 1):
-        painted = ~kept
-        near = np.zeros_like(kept)
-        for side in range(4):
-            near |= _neighbour(painted, side)
-        kept &= ~(near & photo)
-    return kept
-
-
-def _small(cells: Array) -> Array:
-    """What each cell has, for its small ones."""
-    return cells.repeat(SMALL, 0).repeat(SMALL, 1)
-
-
-def _plain(strip: Array) -> Array:
-    """Whether the small cells of a strip are each of one colour."""
-    height, width, colours = strip.shape
-    own = strip.reshape(height // exact.CELL, exact.CELL, width // exact.CELL, exact.CELL * colours)
-    first = np.tile(own[:, :1, :, :colours], exact.CELL)
-    return (own == first).all((1, 3))
-
-
-def _neighbour(cells: Array, side: int) -> Array:
-    """What each cell's left, right, upper or lower neighbour (0 to 3) has; 0 outside."""
-    moved = np.zeros_like(cells)
-    match side:
-        case 0:
-            moved[:, 1:] = cells[:, :-1]
-        case 1:
-            moved[:, :-1] = cells[:, 1:]
-        case 2:
-            moved[1:] = cells[:-1]
-        case _:
-            moved[:-1] = cells[1:]
-    return moved
-
-
-def _strips(colours: Plane) -> Iterator[Array]:
-    """Rows of whole cells, edges repeated."""
-    for top in range(0, colours.shape[0], STRIP):
-        strip = colours[top : top + STRIP, :]
-        pad = [(0, -length % PATCH) for length in strip.shape[:2]]
-        whole = np.pad(strip, [*pad, (0, 0)], mode="edge") if any(map(sum, pad)) else strip
-        yield np.ascontiguousarray(whole)
-
-
-def _cells(strip: Array) -> Array:
-    """(rows, columns, 16, 16, colours)."""
-    height, width, colours = strip.shape
-    return strip.reshape(height // PATCH, PATCH, width // PATCH, PATCH, colours).swapaxes(1, 2)
-
-
-def _by_small_cell(marked: Array) -> Array:
-    """How many pixels of each small cell of a strip are marked by 1."""
-    height, width = marked.shape
-    own = marked.reshape(height // exact.CELL, exact.CELL, width // exact.CELL, exact.CELL)
-    return own.sum((1, 3), dtype=np.uint8)
-
-
-def _equal_left(strip: Array) -> Array:
-    """The share of samples in each cell that equal their left neighbours."""
-    height, width, colours = strip.shape
-    flat = strip.reshape(height, width * colours)
-    equal = np.ones(flat.shape, bool)
-    np.equal(flat[:, colours:], flat[:, :-colours], out=equal[:, colours:])
-    down = equal.view(np.uint8).reshape(-1, PATCH, width * colours).sum(1, dtype=np.uint8)
-    across = down.reshape(len(down), -1, PATCH * colours).sum(2, dtype=np.uint16)
-    return across / (PATCH * PATCH * colours)
-
-
-def _distinct(cells: Array) -> Array:
-    """How many colours each square (n, side, side, 3) has."""
-    wide = cells.astype(np.uint32)
-    packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    packed = packed.reshape(len(cells), cells.shape[1] * cells.shape[2])
-    packed.sort(1)
-    return 1 + (packed[:, 1:] != packed[:, :-1]).sum(1)

@@ -10,27 +10,27 @@ from pictures import pixels, whole_photo
 from test_exact import page
 
 import pillow_nic
-from pillow_nic import container, exact, filling, graphics
+from pillow_nic import cells, container, exact, filling, graphics
 from pillow_nic.header import NO_MODEL
 
 
 def test_a_photograph_is_stored_as_if_there_were_no_exact_cells() -> None:
     photo = whole_photo()
-    assert not graphics.has_graphics(photo)
+    assert not cells.has_graphics(photo)
     assert pillow_nic.encode(photo, quality=0.5) == pillow_nic.encode(photo, quality=0.5, graphics="never")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 300), (16, 16), (50, 70)])
 def test_noise_and_one_colour_are_no_graphics(shape: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-    assert not graphics.has_graphics(noise)
-    assert not graphics.has_graphics(np.full((*shape, 3), 90, np.uint8))
+    assert not cells.has_graphics(noise)
+    assert not cells.has_graphics(np.full((*shape, 3), 90, np.uint8))
 
 
 def test_text_is_graphics_also_in_part_of_a_picture() -> None:
-    assert graphics.has_graphics(np.asarray(page()))
+    assert cells.has_graphics(np.asarray(page()))
     tall = np.concatenate((pixels(size=(320, 320)), np.asarray(page())[:48]))
-    assert graphics.has_graphics(tall)
+    assert cells.has_graphics(tall)
 
 
 def test_never_and_always() -> None:
@@ -70,16 +70,16 @@ def test_a_border_does_not_cut_through_what_would_be_wrong_on_both_sides() -> No
 def test_exact_parts_grow_over_what_is_plain() -> None:
     pixels = np.full((32, 64, 3), 255, np.uint8)
     pixels[:, 38:] = np.random.default_rng(2).integers(0, 256, (32, 26, 3))
-    cells = np.zeros((2, 4), bool)
-    cells[:, :1] = True
-    small = graphics.grown(pixels, cells)
+    chosen = np.zeros((2, 4), bool)
+    chosen[:, :1] = True
+    small = cells.grown(pixels, chosen)
     assert small.shape == (8, 16)
     assert small[:, :9].all()
     assert not small[:, 9:].any()
 
 
 def test_the_quick_test_of_what_is_flat_and_has_no_contrast() -> None:
-    assert not graphics.has_graphics(np.full((40, 40, 3), 9, np.uint8))
+    assert not cells.has_graphics(np.full((40, 40, 3), 9, np.uint8))
 
 
 def test_the_first_rows_of_a_photograph_in_a_page_are_painted() -> None:
@@ -87,18 +87,18 @@ def test_the_first_rows_of_a_photograph_in_a_page_are_painted() -> None:
     pixels[18:, 5:] = np.random.default_rng(2).integers(0, 200, (14, 43, 3))
     small = np.ones((8, 12), bool)
     small[5:, 2:] = False
-    changed = graphics.candidates(pixels).changed
+    changed = cells.candidates(pixels).changed
     assert changed.shape == (8, 12)
     assert changed[5, 4] == changed[7, 4] == 16
     assert changed[4, 4] == 8
     assert not changed[1:4].any()
-    kept = graphics.given_back(pixels, small, changed, np.full((8, 12), 40.0))
+    kept = cells.given_back(pixels, small, changed, np.full((8, 12), 40.0))
     assert kept[:4].all()
     assert kept[:, 0].all()
     assert not kept[4:, 1:].any()
     # What painting would lose more of than it saves stays exact, and what has few colours.
-    assert (graphics.given_back(pixels, small, changed, np.full((8, 12), 200.0)) == small).all()
-    assert (graphics.given_back(pixels & 0x80, small, changed, np.full((8, 12), 40.0)) == small).all()
+    assert (cells.given_back(pixels, small, changed, np.full((8, 12), 200.0)) == small).all()
+    assert (cells.given_back(pixels & 0x80, small, changed, np.full((8, 12), 40.0)) == small).all()
 
 
 def test_the_fill_is_smooth_and_touches_nothing_else() -> None:

@@ -49,7 +49,7 @@ FLOORS = (
     ),
     ("entropy_model", "weights", "self_test"),
     ("tile_coding", "refinement"),
-    ("decoding",),
+    ("cells", "decoding"),
     ("graphics",),
     ("codec",),
     ("batch", "preload"),

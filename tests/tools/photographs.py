@@ -17,7 +17,7 @@ import numpy as np
 from equal_quality import pictures
 
 import pillow_nic
-from pillow_nic import graphics
+from pillow_nic import cells
 
 
 def timed(action: Any, *args: Any, **options: Any) -> tuple[Any, float]:
@@ -44,7 +44,7 @@ def main() -> None:
                     pillow_nic.encode, pixels, quality=args.quality, graphics=choice, threads=1
                 )
                 seconds[choice] += took
-            found, took = timed(graphics.has_graphics, pixels)
+            found, took = timed(cells.has_graphics, pixels)
             seconds["search"] += took
             same += data["auto"] == data["never"]
             if data["auto"] != data["never"] or found:
