@@ -292,7 +292,7 @@ def _synthesise(
     def levels(pixels: Tensor) -> Tensor:
         pixels = pixels.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         if colours == 1:  # the rounded mean: a third never ends in .5
-            total = pixels.unflatten(3, (-1, 3)).sum(4, dtype=torch.int16)
+            total = pixels.view(*pixels.shape[:3], -1, 3).sum(4, dtype=torch.int16)
             pixels = total.add_(1).div_(3, rounding_mode="floor").to(torch.uint8)
         return pixels
 

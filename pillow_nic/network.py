@@ -177,8 +177,9 @@ class SynthesisTransform(nn.Module):
         def paint(rows: slice) -> Tensor:
             with torch.autocast(y_hat.device.type, enabled=False):
                 linear = F.linear(y_hat[:, :, rows].permute(0, 2, 3, 1), basis, grey)
-            near = painted[:, times(rows, 2)].float().unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
-            pixels = near + linear.unflatten(3, (2, 2, -1)).transpose(2, 3)
+            batch, down, across, _ = linear.shape
+            near = painted[:, times(rows, 2)].float().view(batch, down, 2, across, 2, -1)
+            pixels = near + linear.view(batch, down, across, 2, 2, -1).transpose(2, 3)
             pixels = pixels.flatten(3, 4).flatten(1, 2) if factor <= 8 else pixels.mean((2, 4))
             return from_patches(finish(pixels), 8 // within)
 
