@@ -23,10 +23,13 @@ LEAST_SHARP = 0.006
 LEAST_CELLS = 3
 
 CANDIDATE = 0.4
-"""Samples equal to their left neighbours, of a cell that may be exact, or of one beside it."""
+"""Samples equal to their left neighbours, or to their upper ones, of a cell that may be exact, or of one
+beside it."""
 SMALL = PATCH // exact.CELL
 GROWTH = 2 * SMALL
 """How many small cells the exact parts grow by, where those are of one colour."""
+GIVEN_BACK = 6
+"""How many small cells deep a photograph's border is painted after all."""
 OWN_COLOURS = 0.8
 """Of the pixels of a small cell that have changed: with so many colours it is a photograph's."""
 OWN_COLOUR_BITS = 8.0
@@ -65,7 +68,7 @@ def candidates(colours: Plane) -> Candidates:
     """What of pixels uint8 H×W×3 may be exact."""
     flat, weight, counts, small = [], [], [], []
     for strip in _strips(colours):
-        flat.append(_equal_left(strip))
+        flat.append(np.maximum(_equal_left(strip), _equal_above(strip)))
         same = np.zeros(strip.shape[:2], bool)
         same[:, 1:] = (strip[:, 1:] == strip[:, :-1]).all(2)
         same[1:] |= (strip[1:] == strip[:-1]).all(2)
@@ -129,7 +132,7 @@ def given_back(colours: Plane, small: Array, changed: Array, lost: Array) -> Arr
             ]
             few = changed[rows][tuple(asked.T)]
             photo[rows][tuple(asked.T)] = (few >= exact.CELL) & (_distinct(own) - 1 >= OWN_COLOURS * few)
-    for _ in range(SMALL - 1):
+    for _ in range(GIVEN_BACK):
         painted = ~kept
         near = np.zeros_like(kept)
         for side in range(4):
@@ -194,9 +197,22 @@ def _equal_left(strip: Array) -> Array:
     flat = strip.reshape(height, width * colours)
     equal = np.ones(flat.shape, bool)
     np.equal(flat[:, colours:], flat[:, :-colours], out=equal[:, colours:])
-    down = equal.view(np.uint8).reshape(-1, PATCH, width * colours).sum(1, dtype=np.uint8)
-    across = down.reshape(len(down), -1, PATCH * colours).sum(2, dtype=np.uint16)
-    return across / (PATCH * PATCH * colours)
+    return _share(equal, PATCH * colours)
+
+
+def _equal_above(strip: Array) -> Array:
+    """The share of samples in each cell that equal their upper neighbours, those of the first row counted."""
+    height, width, colours = strip.shape
+    flat = strip.reshape(height, width * colours)
+    equal = np.ones(flat.shape, bool)
+    np.equal(flat[1:], flat[:-1], out=equal[1:])
+    return _share(equal, PATCH * colours)
+
+
+def _share(marked: Array, across: int) -> Array:
+    """The share of samples that are marked in each cell, which is so many of them across."""
+    down = marked.view(np.uint8).reshape(-1, PATCH, marked.shape[1]).sum(1, dtype=np.uint8)
+    return down.reshape(len(down), -1, across).sum(2, dtype=np.uint16) / (PATCH * across)
 
 
 def _distinct(cells: Array) -> Array:

@@ -82,6 +82,14 @@ def test_the_quick_test_of_what_is_flat_and_has_no_contrast() -> None:
     assert not cells.has_graphics(np.full((40, 40, 3), 9, np.uint8))
 
 
+def test_cells_of_a_linear_gradient_may_be_exact_whichever_way_it_runs() -> None:
+    ramp = np.arange(64, dtype=np.uint8)[None, :, None] * np.array([3, 2, 1], np.uint8)
+    across = np.tile(ramp, (64, 1, 1))
+    assert cells.candidates(across).may.all()
+    assert cells.candidates(across.swapaxes(0, 1)).may.all()
+    assert not cells.candidates(np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)).may.any()
+
+
 def test_the_first_rows_of_a_photograph_in_a_page_are_painted() -> None:
     pixels = np.full((32, 48, 3), 255, np.uint8)
     pixels[18:, 5:] = np.random.default_rng(2).integers(0, 200, (14, 43, 3))
