@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import workers
 from .gaussian import WINDOW, Blur
-from .visual import WeightedSum
+from .visual import PlainError, WeightedSum
 
 MS_SSIM_SCALE = 1270.0
 """What 1 − MS-SSIM = 1 counts as, in 8-bit levels²: at this ratio of their λ, CompressAI's models for MSE and
@@ -25,18 +25,20 @@ for MS-SSIM have about the same rates, so that a rate point means the same for b
 
 
 class Mixture(NamedTuple):
-    """What a tune minimises: MSE in 8-bit levels², 1 − MS-SSIM and SSIMULACRA2's weighted sum, each times its
-    factor. A share of MSE is left to all, as the others hardly see a shift of colours."""
+    """What a tune minimises: MSE in 8-bit levels², 1 − MS-SSIM, SSIMULACRA2's weighted sum, and the error of
+    plain places in XYB times 255², each times its factor. A share of MSE is left to all, as the others hardly
+    see a shift of colours."""
 
     mse: float
     ms_ssim: float = 0.0
     ssimulacra2: float = 0.0
+    plain: float = 0.0
 
 
 MIXTURES = {
     "psnr": Mixture(1.0),
     "ms-ssim": Mixture(0.1, 0.9 * MS_SSIM_SCALE),
-    "visual": Mixture(0.1, 0.45 * MS_SSIM_SCALE, 2.0),
+    "visual": Mixture(0.1, 0.45 * MS_SSIM_SCALE, 2.0, 1.2),
 }
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -55,6 +57,7 @@ class Distortion:
         self.x, self.mixture = x, MIXTURES[tune]
         self.similarity = Similarity(x) if self.mixture.ms_ssim else None
         self.weighted_sum = WeightedSum(x) if self.mixture.ssimulacra2 else None
+        self.plain_error = PlainError(x) if self.mixture.plain else None
 
     def __call__(self, x_hat: Tensor) -> Tensor:
         """(B,), in 8-bit levels²."""
@@ -63,6 +66,8 @@ class Distortion:
             found = found + self.mixture.ms_ssim * (1 - self.similarity(x_hat))
         if self.weighted_sum is not None:
             found = found + self.mixture.ssimulacra2 * self.weighted_sum(x_hat)
+        if self.plain_error is not None:
+            found = found + self.mixture.plain * 255**2 * self.plain_error(x_hat)
         return found
 
 

@@ -1,8 +1,10 @@
-"""SSIMULACRA2 (Sneyers, Cloudinary, 2022; version 2.1) as a loss: the weighted sum that decides the score.
+"""Losses in XYB, the colours of JPEG XL: SSIMULACRA2's, and the error where no texture hides it.
 
-In five scales, each half of the one before in linear light, it compares the planes of XYB, the colours of
-JPEG XL: by a map of dissimilar structure, and of edges that were added and that were lost. Of a map the mean
-counts, and the 4-norm, which its worst places decide."""
+Of SSIMULACRA2 (Sneyers, Cloudinary, 2022; version 2.1) it is the weighted sum that decides the score.
+
+In five scales, each half of the one before in linear light, it compares the planes of XYB by a map of
+dissimilar structure, and of edges that were added and that were lost. Of a map the mean counts, and the
+4-norm, which its worst places decide."""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ _C2 = 0.0009
 _ABSORBANCE = (0.30, 0.622, 0.078), (0.23, 0.692, 0.078), (0.24342268924547819, 0.20476744424496821, 0.5518)
 _BIAS = 0.0037930732552754493
 _FACTOR = 0.9562382616834844
+_TEXTURE = 0.015**2
+"""Variance of X and Y around a place, about four 8-bit levels, that halves the weight of an error there."""
+_BLUE = 0.1  # the share of an error in B
 _LEAST = 1e-4  # of a 4-norm: below, it counts less, so that its gradient is bounded
 
 _Weights = dict[int, tuple[tuple[float, ...], tuple[float, ...]]]
@@ -36,6 +41,23 @@ _WEIGHTS: tuple[_Weights, ...] = (
         2: ((95.108, 0.986398, 0.983438), (0.0, 171.267, 0.980786)),
     },
 )
+
+
+class PlainError:
+    """The squared error in XYB of pictures with an original (B, 3, H, W) in 0…1, weighed by how plain its
+    surroundings are: texture hides an error, as in Butteraugli (Alakuijala et al., Google, 2016)."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.planes = _xyb(_linear(x), (0, 1, 2))
+        seen = self.planes[:, :2]
+        mean, squares = _blurred(seen, seen.square())
+        variance = (squares - mean.square()).clamp_min(0).sum(1, keepdim=True)
+        self.weights = _TEXTURE / (_TEXTURE + variance) * x.new_tensor((1.0, 1.0, _BLUE))[:, None, None]
+
+    def __call__(self, x_hat: Tensor) -> Tensor:
+        """(B,)."""
+        error = _xyb(_linear(x_hat), (0, 1, 2)) - self.planes
+        return (self.weights * error.square()).sum(1).mean((1, 2))
 
 
 class WeightedSum:
@@ -61,12 +83,17 @@ def score(weighted_sum: float) -> float:
 
 
 def _halvings(x: Tensor) -> list[Tensor]:
-    """The picture in linear light, contiguous, and its halves."""
-    x = x.contiguous().clamp(0, 1)
-    found = [torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)]
+    """The picture in linear light, and its halves."""
+    found = [_linear(x)]
     for _ in _WEIGHTS[1:]:
         found.append(F.avg_pool2d(found[-1], 2, ceil_mode=True))
     return found
+
+
+def _linear(x: Tensor) -> Tensor:
+    """A picture in linear light, contiguous."""
+    x = x.contiguous().clamp(0, 1)
+    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
 
 def _xyb(linear: Tensor, colours: tuple[int, ...]) -> Tensor:

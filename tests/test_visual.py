@@ -1,4 +1,4 @@
-"""SSIMULACRA2's weighted sum against the metric itself."""
+"""SSIMULACRA2's weighted sum against the metric itself, and what texture hides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from pillow_nic.bench.metrics import METRICS
-from pillow_nic.visual import WeightedSum, score
+from pillow_nic.visual import PlainError, WeightedSum, score
 
 MARGIN = 100
 """Pixels of grey around both pictures: what a window sees beyond an edge differs between implementations."""
@@ -75,14 +75,36 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert WeightedSum(x)(1 - x).item() > 1
 
 
-def test_gradient() -> None:
+@pytest.mark.parametrize("loss_of", [WeightedSum, PlainError])
+def test_gradient(loss_of: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
     x = tensor(pixels(size=(56, 48))).double()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     y = (x + 0.03 * noise).clamp(0.02, 0.98).requires_grad_()
-    loss = WeightedSum(x)
+    loss = loss_of(x)
     (gradient,) = torch.autograd.grad(loss(y).sum(), y)
+    near = 1e-4 * gradient.abs().max().item()
     for seed in range(5):
         direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         with torch.no_grad():
             slope = (loss(y + 1e-6 * direction) - loss(y - 1e-6 * direction)).item() / 2e-6
-        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3, abs=1e-4)
+        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3, abs=near)
+
+
+def test_texture_hides_an_error() -> None:
+    """The same noise weighs less in a texture than in a plain place, and more the plainer it is."""
+    generator = torch.Generator().manual_seed(3)
+    texture, noise = (torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2))
+    found = []
+    for contrast in (0.0, 0.02, 0.1):
+        x = (0.5 + contrast * texture).clamp(0, 1)
+        found.append(PlainError(x)((x + 0.01 * noise).clamp(0, 1)).item())
+        assert PlainError(x)(x).item() == 0
+    assert found[0] > 2 * found[1] > 4 * found[2] > 0
+
+
+def test_a_change_of_hue_weighs_more_than_its_squares() -> None:
+    """Red for green, a grain that no luminance shows."""
+    x = torch.full((1, 3, 32, 32), 0.5)
+    grey = x + 0.02
+    hue = x + torch.tensor([0.02, -0.012, 0.0])[:, None, None]
+    assert PlainError(x)(hue).item() > 0.3 * PlainError(x)(grey).item()
