@@ -22,6 +22,10 @@ FEW_COLOURS = 16
 LEAST_SHARP = 0.006
 LEAST_CELLS = 3
 
+SMOOTH = 12
+"""Levels from pixel to pixel, at most, of a cell that is smooth,"""
+SHADES = 6
+"""and its colours, at least."""
 CANDIDATE = 0.4
 """Samples equal to their left neighbours, or to their upper ones, of a cell that may be exact, or of one
 beside it."""
@@ -56,17 +60,19 @@ def has_graphics(colours: Plane) -> bool:
 class Candidates(NamedTuple):
     """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
     that equal neither their left nor their upper neighbour, by the logarithm of its colours; and how many
-    colours it has. Of each small cell, how many such pixels."""
+    colours it has; and whether it is smooth, so that steps between fewer colours would be seen. Of each small
+    cell, how many such pixels."""
 
     may: Array
     weight: Array
     colours: Array
+    smooth: Array
     changed: Array
 
 
 def candidates(colours: Plane) -> Candidates:
     """What of pixels uint8 H×W×3 may be exact."""
-    flat, weight, counts, small = [], [], [], []
+    flat, weight, counts, smooth, small = [], [], [], [], []
     for strip in _strips(colours):
         flat.append(np.maximum(_equal_left(strip), _equal_above(strip)))
         same = np.zeros(strip.shape[:2], bool)
@@ -75,13 +81,17 @@ def candidates(colours: Plane) -> Candidates:
         few = _by_small_cell((~same).view(np.uint8))
         small.append(few)
         changed = few.reshape(len(few) // SMALL, SMALL, -1, SMALL).sum((1, 3))
-        distinct = _distinct(_cells(strip).reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
+        own = _cells(strip)
+        distinct = _distinct(own.reshape(-1, PATCH, PATCH, 3)).reshape(changed.shape)
+        smooth.append((distinct >= SHADES) & (_steepest(own) <= SMOOTH))
         weight.append(changed * np.log2(2.0 * distinct) + 1)
         counts.append(distinct)
     near = np.pad(np.concatenate(flat) >= CANDIDATE, 1)
     near = near[:-2] | near[1:-1] | near[2:]
     may = near[:, :-2] | near[:, 1:-1] | near[:, 2:]
-    return Candidates(may, np.concatenate(weight), np.concatenate(counts), np.concatenate(small))
+    return Candidates(
+        may, np.concatenate(weight), np.concatenate(counts), np.concatenate(smooth), np.concatenate(small)
+    )
 
 
 def distortion(colours: Plane, painted: Array) -> tuple[Array, Array, Array]:
@@ -213,6 +223,14 @@ def _share(marked: Array, across: int) -> Array:
     """The share of samples that are marked in each cell, which is so many of them across."""
     down = marked.view(np.uint8).reshape(-1, PATCH, marked.shape[1]).sum(1, dtype=np.uint8)
     return down.reshape(len(down), -1, across).sum(2, dtype=np.uint16) / (PATCH * across)
+
+
+def _steepest(cells: Array) -> Array:
+    """The largest step from pixel to pixel in each cell (rows, columns, 16, 16, colours)."""
+    wide = cells.astype(np.int16)
+    steps = (np.abs(np.diff(wide, axis=axis)).max((2, 3, 4)) for axis in (2, 3))
+    steepest: Array = np.maximum(*steps)
+    return steepest
 
 
 def _distinct(cells: Array) -> Array:

@@ -51,6 +51,8 @@ ALL_COLOURS = rate_point(0.5)
 WRONG_COLOUR = 4.0
 """How much more an error weighs in a cell of few colours, exact or painted, than in a photograph. At 1 half
 of the words of a page were painted at quality 0.3, and could not be read."""
+STEPS = 16.0
+"""How much more yet where fewer colours make steps of a gradient."""
 LEAST_SAVED = 0.1
 """Of the bits, by fewer colours: less is not worth an exact picture."""
 SCREEN_COLOURS = 96
@@ -87,7 +89,7 @@ def mixture(
     effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > colour.LARGE
     always = options.graphics == "always"
     store = _Exact(flat, partial(workers.each, threads=workers.thread_count(options.threads)))
-    may, weight, counts, changed = candidates(flat)
+    may, weight, counts, smooth, changed = candidates(flat)
 
     first = symbols(colours, effort)
     one_layer = replace(header, layer_ends=header.layer_ends[-1:])
@@ -102,7 +104,7 @@ def mixture(
     painted_cost = bits + lmbda * squares
     worth = np.full_like(bits, WORTH) if always else painted_cost
     if not always and header.rate_point < ALL_COLOURS:
-        store.take_fewer_colours(may & (counts <= SCREEN_COLOURS), lmbda)
+        store.take_fewer_colours(may & (counts <= SCREEN_COLOURS), np.where(smooth, STEPS, 1) * lmbda)
 
     cells, some = _choose_by_size(store, may, weight, worth - store.cost, SEAM * lmbda * sides)
     best, whole = np.inf if always else painted_cost.sum(), None
@@ -146,8 +148,8 @@ class _Exact:
         effort = TRIAL if trial else {}
         return exact.encode(self.colours, small, self.palettes, self.each, edges, **effort)
 
-    def take_fewer_colours(self, cells: Array, lmbda: float) -> None:
-        """In these cells, of each exact tile as few as pay."""
+    def take_fewer_colours(self, cells: Array, lmbda: Array) -> None:
+        """In these cells, of each exact tile as few as pay at the λ of each cell."""
 
         def choose_palette(tile: Tile) -> Palette | None:
             place = tuple(slice(span.start // PATCH, -(-span.stop // PATCH)) for span in tile)
@@ -159,7 +161,7 @@ class _Exact:
             taken, best = None, (1 - LEAST_SAVED) * whole
             for palette in palettes(own[shown[..., 0]]):
                 fewer = palette.over(own)
-                cost = WRONG_COLOUR * lmbda * distortion(own, fewer)[0]
+                cost = WRONG_COLOUR * lmbda[place] * distortion(own, fewer)[0]
                 total = 8 * len(webp.encode(np.where(shown, fewer, np.uint8(0)), **TRIAL)) + cost[part].sum()
                 if total < best:
                     taken, best, self.cost[place] = palette, total, cost

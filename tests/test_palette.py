@@ -127,3 +127,16 @@ def test_a_screen_is_refined_once_at_last(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(codec, "refine", counted)
     assert container.parse(pillow_nic.encode(np.asarray(page()), effort=2)).exact
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_gradient_has_no_steps(across: bool) -> None:
+    """In a page whose text may have fewer colours."""
+    text = np.tile(np.asarray(page(320, 60))[:60], (3, 1, 1))
+    ramp = np.linspace(0, 255, 144)[:, None] * np.array([1, 0.5, -1]) + np.array([0, 0, 255])
+    gradient = np.tile(ramp.astype(np.uint8)[None], (144, 1, 1))
+    picture = np.concatenate([np.full((144, 320, 3), 255, np.uint8), text])
+    picture[:144, :144] = gradient if across else gradient.swapaxes(0, 1)
+    decoded = pillow_nic.decode(pillow_nic.encode(picture, quality=0.25))
+    seen = decoded[16:128, 16:128].astype(int)
+    assert np.abs(np.diff(seen, axis=1 if across else 0)).max() <= 8
