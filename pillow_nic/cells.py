@@ -227,9 +227,10 @@ def _share(marked: Array, across: int) -> Array:
 
 def _steepest(cells: Array) -> Array:
     """The largest step from pixel to pixel in each cell (rows, columns, 16, 16, colours)."""
-    wide = cells.astype(np.int16)
-    steps = (np.abs(np.diff(wide, axis=axis)).max((2, 3, 4)) for axis in (2, 3))
-    steepest: Array = np.maximum(*steps)
+    left, right, upper, lower = cells[:, :, :, :-1], cells[:, :, :, 1:], cells[:, :, :-1], cells[:, :, 1:]
+    pairs = (left, right), (upper, lower)
+    across, down = ((np.maximum(*pair) - np.minimum(*pair)).max((2, 3, 4)) for pair in pairs)
+    steepest: Array = np.maximum(across, down)
     return steepest
 
 
