@@ -59,9 +59,9 @@ def has_graphics(colours: Plane) -> bool:
 
 class Candidates(NamedTuple):
     """Of each cell, (⌈H/16⌉, ⌈W/16⌉): whether it may be exact; what it weighs in lossless coding, the pixels
-    that equal neither their left nor their upper neighbour, by the logarithm of its colours; and how many
-    colours it has; and whether it is smooth, so that steps between fewer colours would be seen. Of each small
-    cell, how many such pixels."""
+    that equal neither their left nor their upper neighbour, by the logarithm of its colours; how many colours
+    it has; and whether it is smooth, so that steps between fewer colours would be seen. Of each small cell,
+    how many such pixels."""
 
     may: Array
     weight: Array
