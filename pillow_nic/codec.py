@@ -10,7 +10,6 @@ is no seam."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
@@ -55,7 +54,7 @@ from .options import (
 )
 from .refinement import refine
 from .streams import CELLS_TAG
-from .tile_coding import Array, TileSymbols, encode_tile, write_file
+from .tile_coding import Array, ByTile, Known, Stored, TileSymbols, encode_tile, write_file
 from .tiling import BAND, PIECE, Plane, Tile, Window, pieces
 from .weights import Model
 
@@ -128,9 +127,7 @@ def encode_pixels(
             loaded = weights.load(options.model or TUNES[options.tune], torch.device(device))
             header = header_for(loaded, pixels, options, delta)
 
-            def symbols(
-                colours: Plane, effort: int, known: Sequence[TileSymbols | None] = ()
-            ) -> list[TileSymbols]:
+            def symbols(colours: Plane, effort: int, known: Known | None = None) -> ByTile:
                 chosen = replace(options, effort=effort)
                 return symbols_of(loaded, colours, header, chosen, side, progress, known)
 
@@ -177,16 +174,16 @@ def symbols_of(
     options: EncodeOptions,
     side: int = PIECE,
     progress: Progress | None = None,
-    known: Sequence[TileSymbols | None] = (),
-) -> list[TileSymbols]:
+    known: Known | None = None,
+) -> ByTile:
     """Colours H×W×3 → the symbols of each tile; those that are ``known``, up to effort 1, are not computed.
     The analysis computes ``side`` positions a side at once, and up to effort 1 no more is held of the latent
-    than a band of it."""
+    than a band of it, nor of a large picture's symbols."""
     threads = threads_for(model, options.threads)
     height, width = latent_size(header)
     wanted = np.ones((height, width), bool)
-    for (_, place), found in zip(places(header), known, strict=False):
-        wanted[place] = found is None
+    for number, place in places(header):
+        wanted[place] = known is None or number in known.changed
 
     def coded(window: Window) -> tuple[list[TileSymbols], Tensor]:
         """The tiles of some of the latent's rows, and the latent there."""
@@ -195,16 +192,19 @@ def symbols_of(
 
         def encode(numbered: tuple[int, tuple[slice, slice]]) -> TileSymbols:
             number, (rows, columns) = numbered
-            if known and (found := known[number]) is not None:
-                return found
+            if known is not None and number not in known.changed:
+                return known.by_tile[number]
             own = y[:, :, rows.start - top : rows.stop - top, columns]
             return encode_tile(model, own, header, options.effort, options.loss)
 
         return workers.each(encode, places(header, window), threads), y
 
     if options.effort < 2:
-        bands = (range(top, min(top + BAND, height)) for top in range(0, height, BAND))
-        return [tile for band in bands for tile in coded(Window(band, range(width)))[0]]
+        rows = (range(top, min(top + BAND, height)) for top in range(0, height, BAND))
+        bands = (coded(Window(band, range(width)))[0] for band in rows)
+        if header.width * header.height > colour.LARGE:
+            return Stored(model, header, bands, threads)
+        return [tile for band in bands for tile in band]
     by_tile, y = coded(Window(range(height), range(width)))
     return refine(model, colours, y, by_tile, header, options, threads, progress)
 

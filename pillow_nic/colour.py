@@ -80,7 +80,8 @@ class ImagePixels:
         (top, bottom, _), (left, right, _) = (
             part.indices(side) for part, side in zip(place, self.shape, strict=False)
         )
-        return np.asarray(self.im.crop((left, top, right, bottom)).convert("RGB"))
+        part = self.im.crop((left, top, right, bottom))
+        return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:, :]

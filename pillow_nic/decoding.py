@@ -178,7 +178,9 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     model = model_for(header, device)
     parsed = container.parse(data)
     groups = model.config.widths[header.width_index].groups
-    latent = _decode_latent(model, [parsed], groups, threads_for(model, None)).values[0].cpu().numpy()
+    height, width = latent_size(header)
+    whole = _decode_latent(model, [parsed], groups, threads_for(model, None))
+    latent = whole.part(slice(height), slice(width))[0].cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in places(header):
         streams = [layer[number] for layer in parsed.streams]
@@ -193,10 +195,20 @@ def threads_for(model: Model, threads: int | None) -> int:
 
 
 class Latent(NamedTuple):
-    """Some rows of ŷ (files, C, rows, ⌈W/16⌉), channels last, and which is the first."""
+    """ŷ by rows of tiles, ``tall`` positions each, (files, C, tall, ⌈W/16⌉), channels last."""
 
-    values: Tensor
-    first: int
+    strips: dict[int, Tensor]
+    tall: int
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """Some rows and columns of it, channels last."""
+        found = []
+        for number in range((rows.start or 0) // self.tall, -(-rows.stop // self.tall)):
+            top = number * self.tall
+            own = slice(max((rows.start or 0) - top, 0), min(rows.stop - top, self.tall))
+            found.append(self.strips[number][:, :, own, columns])
+        joined = torch.cat(found, 2) if len(found) > 1 else found[0]
+        return joined.contiguous(memory_format=torch.channels_last)
 
 
 def _decode_latent(
@@ -210,33 +222,31 @@ def _decode_latent(
 ) -> Latent:
     """All tiles' ŷ with the channels of so many groups, or with a window the rows of tiles that it meets, of
     which only the tiles that it meets hold anything; with ``wanted`` only those that are seen there.
-    ``above``: the latent of a window further up, from which tiles are taken."""
+    ``above``: the latent of a window further up, from which rows of tiles are taken."""
     header = files[0].header
     (height, width), tall = latent_size(header), header.tile_size // PATCH
-    first, stop = 0, height
-    if window is not None:
-        first = max(window.rows.start, 0) // tall * tall
-        stop = min(-(-window.rows.stop // tall) * tall, height)
-    known = first if above is None else above.first + above.values.shape[2]
-    shape = (len(files), stop - first, width, model.config.group_ends[groups - 1])
-    latent = _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2)
-    halo = model.network.g_s.reach
+    first, stop = (0, height) if window is None else (max(window.rows.start, 0), window.rows.stop)
+    channels, halo = model.config.group_ends[groups - 1], model.network.g_s.reach
+    latent, known = Latent({}, tall), {} if above is None else above.strips
+    for number in range(first // tall, -(-min(stop, height) // tall)):
+        shape = (len(files), min(height - number * tall, tall), width, channels)
+        strip = known.get(number)
+        latent.strips[number] = (
+            _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2) if strip is None else strip
+        )
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, (rows, columns) = numbered
-        part = latent[:, :, rows.start - first : rows.stop - first, columns]
-        if above is not None and rows.start < known:
-            part.copy_(above.values[:, :, rows.start - above.first : rows.stop - above.first, columns])
-        else:
-            part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
+        part = latent.strips[rows.start // tall][..., columns]
+        part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
 
-    def is_seen(place: tuple[slice, slice]) -> bool:
+    def is_new(place: tuple[slice, slice]) -> bool:
         rows, columns = (slice(max(part.start - halo, 0), part.stop + halo) for part in place)
-        return wanted is None or bool(wanted[rows, columns].any())
+        seen = wanted is None or bool(wanted[rows, columns].any())
+        return seen and place[0].start // tall not in known
 
-    seen = (numbered for numbered in places(header, window) if is_seen(numbered[1]))
-    workers.each(decode, seen, threads)
-    return Latent(latent, first)
+    workers.each(decode, (tile for tile in places(header, window) if is_new(tile[1])), threads)
+    return latent
 
 
 def _zeros(shape: tuple[int, ...], kind: type, device: torch.device | str) -> Tensor:
@@ -297,11 +307,8 @@ def _synthesise(
         return pixels
 
     def synthesise(piece: Tile) -> None:
-        rows, columns = piece.outer
-        seen = latent.values[:, :, rows.start - latent.first : rows.stop - latent.first, columns]
-        seen = seen.contiguous(memory_format=torch.channels_last)
         width = headers[0].width_index
-        x = synthesis(seen, point, width, piece.inner, factor, levels)
+        x = synthesis(latent.part(*piece.outer), point, width, piece.inner, factor, levels)
         own = piece.times(patch).own_from(window.rows.start * patch, window.columns.start * patch)
         for picture, pixels in zip(canvas, x.permute(0, 2, 3, 1), strict=True):
             place = picture[own][..., :colours]

@@ -8,7 +8,7 @@ painted side is wrong: that would show as a seam, or as a word that is half exac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import colour, exact, webp, workers
-from .cells import candidates, distortion, divided, given_back, grown, has_graphics, neighbour
+from . import exact, webp, workers
+from .cells import STRIP, candidates, distortion, divided, given_back, grown, has_graphics, neighbour
 from .container import Container
 from .decoding import Part, latent_size, paint, painted_shape, places
 from .filling import Filled
@@ -26,7 +26,7 @@ from .header import Header
 from .network import PATCH
 from .options import DecodeOptions, EncodeOptions, rate_point
 from .palette import Palette, palettes
-from .tile_coding import TileSymbols, lmbda_of, symbol_bits, write_layers
+from .tile_coding import ByTile, Known, Stored, lmbda_of, symbol_bits, write_layers
 from .tiling import Plane, Tile, Window
 from .weights import Model
 
@@ -65,7 +65,7 @@ class Mixture(NamedTuple):
     """How a picture is stored: the symbols of what is painted, None for nothing; the streams of the exact
     cells; and whether some of them have fewer colours than the picture."""
 
-    painted: list[TileSymbols] | None
+    painted: ByTile | None
     exact: list[bytes]
     fewer_colours: bool = False
 
@@ -73,31 +73,27 @@ class Mixture(NamedTuple):
 class Symbols(Protocol):
     """Encodes pixels to be painted, up to effort 1 but for the tiles that are known."""
 
-    def __call__(
-        self, colours: Plane, effort: int, known: Sequence[TileSymbols | None] = ()
-    ) -> list[TileSymbols]: ...
+    def __call__(self, colours: Plane, effort: int, known: Known | None = None) -> ByTile: ...
 
 
 def mixture(
     model: Model, header: Header, colours: Plane, flat: Plane, symbols: Symbols, options: EncodeOptions
 ) -> Mixture:
     """The cheapest way to store pixels uint8 H×W×3: painted, exact, or some of both. ``flat``: the same, but
-    with colours under alpha 0 that suit the exact ones. Symbols are refined at last, not to choose by. Of
-    large pictures two encodings are never held at once: the symbols of 100 megapixels take 0.8 GB."""
+    with colours under alpha 0 that suit the exact ones. Symbols are refined at last, not to choose by."""
     if options.graphics == "never" or not webp.is_there() or not has_graphics(flat):
         return Mixture(symbols(colours, options.effort), [])
-    effort, large = min(options.effort, 1), flat.shape[0] * flat.shape[1] > colour.LARGE
+    effort = min(options.effort, 1)
     always = options.graphics == "always"
     store = _Exact(flat, partial(workers.each, threads=workers.thread_count(options.threads)))
     may, weight, counts, smooth, changed = candidates(flat)
 
     first = symbols(colours, effort)
-    one_layer = replace(header, layer_ends=header.layer_ends[-1:])
-    streams = write_layers(model, first, one_layer.layer_ends)
+    if not isinstance(first, Stored):
+        header = replace(header, layer_ends=header.layer_ends[-1:])
+    streams = write_layers(model, first, header.layer_ends)
     bits = bits_of_cells(model, header, first, _size(streams))
-    if large:
-        first = []  # made anew if they are needed after all
-    squares, sides, small_squares = _distortion(colours, one_layer, streams, str(model.device), may, options)
+    squares, sides, small_squares = _distortion(colours, header, streams, str(model.device), may, options)
     lmbda = float(lmbda_of(model, header).cpu())
     seen = np.where(may, np.where(counts <= SCREEN_COLOURS, WRONG_COLOUR, 1), 0)
     squares, sides = seen * squares, seen * sides
@@ -118,17 +114,16 @@ def mixture(
         if not always:
             small = given_back(flat, small, changed, lmbda * small_squares)
         filled = Filled(colours, partial(exact.shown, flat, small))
-        by_tile = symbols(filled, effort, _unchanged(model, header, small, first) if first else ())
+        by_tile = symbols(filled, effort, Known(first, _changed(model, header, small)))
         kept = store.encode(small, edges=True)
-        size = _size(write_layers(model, by_tile, one_layer.layer_ends)) + _size(kept)
+        size = _size(write_layers(model, by_tile, header.layer_ends)) + _size(kept)
         if 8 * size + lmbda * squares[~cells].sum() + kept_cost < best:
             if options.effort > effort:
                 by_tile = symbols(filled, options.effort)
             return Mixture(by_tile, kept, store.fewer)
-        by_tile = []
     if whole is not None:
         return Mixture(None, whole, store.fewer)
-    return Mixture(first if first and options.effort == effort else symbols(colours, options.effort), [])
+    return Mixture(first if options.effort == effort else symbols(colours, options.effort), [])
 
 
 class _Exact:
@@ -172,20 +167,18 @@ class _Exact:
         self.palettes = list(self.each(choose_palette, exact.exact_tiles(*self.colours.shape[:2])))
 
 
-def _unchanged(
-    model: Model, header: Header, small: Array, by_tile: list[TileSymbols]
-) -> list[TileSymbols | None]:
-    """The symbols of those tiles whose latent no exact cell changes."""
+def _changed(model: Model, header: Header, small: Array) -> set[int]:
+    """The tiles whose latent exact cells change."""
     halo, step = model.network.g_a.reach, PATCH // exact.CELL
-    known: list[TileSymbols | None] = list(by_tile)
+    changed = set()
     for number, place in places(header):
         # Edge cells lie one further out.
         seen = (
             slice(max((part.start - halo) * step - 1, 0), (part.stop + halo) * step + 1) for part in place
         )
         if small[tuple(seen)].any():
-            known[number] = None
-    return known
+            changed.add(number)
+    return changed
 
 
 def _choose_by_size(
@@ -215,26 +208,31 @@ def _distortion(
     """As of `distortion`, of what the streams decode to in the wanted cells."""
     part = Part(Container(header, {}, streams), header.groups)
     reading = DecodeOptions(device=device, threads=options.threads)
-    band_of: list[Tensor] = []
+    bands: list[Tensor] = []  # the first, into which the others are painted, too
 
     def canvas(band: Window) -> list[Tensor]:
-        band_of[:] = [torch.empty(painted_shape(header, band, 1), dtype=torch.uint8, device=device)]
-        return band_of
+        shape = painted_shape(header, band, 1)
+        if not bands:
+            bands.append(torch.empty(shape, dtype=torch.uint8, device=device))
+        return [bands[0][: shape[0]]]
 
     found = []
-    for rows, _ in paint([part], reading, canvas, wanted=wanted):
-        painted = band_of[0][..., : 3 if header.mode.startswith("RGB") else 1].cpu().numpy()
-        own = colours[rows.start * PATCH : rows.start * PATCH + len(painted), :]
-        found.append(distortion(own, painted))
+    for band in paint([part], reading, canvas, wanted=wanted):
+        height, _, channels = painted_shape(header, band, 1)
+        painted = bands[0][:height, :, : 3 if channels >= 3 else 1].cpu().numpy()
+        for top in range(0, height, STRIP):
+            strip, start = painted[top : top + STRIP], band.rows.start * PATCH + top
+            found.append(distortion(colours[start : start + len(strip), :], strip))
     squares, sides, small = zip(*found, strict=True)
     return np.concatenate(squares), np.concatenate(sides, 1), np.concatenate(small)
 
 
-def bits_of_cells(model: Model, header: Header, by_tile: list[TileSymbols], size: int) -> Array:
+def bits_of_cells(model: Model, header: Header, by_tile: ByTile, size: int) -> Array:
     """Bits of the latent at each position, and its share of the hyper-latent's; ``size`` bytes in all."""
     bits = np.zeros(latent_size(header))
     for number, place in places(header):
-        bits[place] = symbol_bits(model, by_tile[number].symbols, by_tile[number].indices).sum(0)
+        tile = by_tile[number]
+        bits[place] = symbol_bits(model, tile.symbols, tile.indices).sum(0)
     return bits + 8 * size / bits.size - bits.mean()
 
 

@@ -5,11 +5,11 @@ say what a symbol is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,44 @@ class TileSymbols:
     indices: Array
 
 
+class Stored:
+    """The symbols of a large picture, held as the streams of its layers and read from them when they are
+    asked for: those of 100 megapixels would take 0.8 GB."""
+
+    def __init__(
+        self, model: Model, header: Header, bands: Iterable[Sequence[TileSymbols]], threads: int
+    ) -> None:
+        self.model, self.header = model, header
+        self.streams: list[list[bytes]] = [[] for _ in header.layer_ends]
+        self.sizes: list[tuple[int, int]] = []
+        for band in bands:
+            written = write_layers(model, band, header.layer_ends, threads)
+            for layer, streams in zip(self.streams, written, strict=True):
+                layer += streams
+            self.sizes += [(tile.symbols.shape[1], tile.symbols.shape[2]) for tile in band]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[TileSymbols]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> TileSymbols:
+        streams = [layer[number] for layer in self.streams]
+        return TileSymbols(*read_symbols(self.model, streams, self.header, number, self.sizes[number]))
+
+
+ByTile = Sequence[TileSymbols] | Stored
+"""What is to be coded of each tile of a picture."""
+
+
+class Known(NamedTuple):
+    """What is to be coded of a picture's tiles, but for those that have ``changed``."""
+
+    by_tile: ByTile
+    changed: set[int]
+
+
 def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str) -> TileSymbols:
     """Latent of one tile (1, all channels, h, w) → the symbols of the groups that the file has, chosen from
     effort 1 on for what the tune minimises."""
@@ -94,28 +132,34 @@ def as_integers(symbols: Tensor) -> Array:
 
 
 def write_layers(
-    model: Model, by_tile: Sequence[TileSymbols], layer_ends: tuple[int, ...], threads: int = 1
+    model: Model, by_tile: ByTile, layer_ends: tuple[int, ...], threads: int = 1
 ) -> list[list[bytes]]:
     """Streams of every layer and tile, for layers that end after these groups."""
+    if isinstance(by_tile, Stored) and by_tile.header.layer_ends == layer_ends:
+        return list(by_tile.streams)
     ends, groups = model.config.group_ends, model.config.groups
 
-    def write(place: tuple[int, int, TileSymbols]) -> bytes:
-        start, end, tile = place
-        writer = SymbolWriter()
-        if start == 0:
-            writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
-        for g in range(start, end):
-            part = slice(ends[g] - groups[g], ends[g])
-            writer.put(tile.symbols[part], tile.indices[part], model.tables)
-        return writer.getvalue()
+    def write_tile(number: int) -> list[bytes]:
+        tile = by_tile[number]
 
-    places = [(start, end, tile) for start, end in pairwise((0, *layer_ends)) for tile in by_tile]
-    streams = workers.each(write, places, threads)
-    return [streams[first : first + len(by_tile)] for first in range(0, len(streams), len(by_tile))]
+        def write(layer: tuple[int, int]) -> bytes:
+            start, end = layer
+            writer = SymbolWriter()
+            if start == 0:
+                writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
+            for g in range(start, end):
+                part = slice(ends[g] - groups[g], ends[g])
+                writer.put(tile.symbols[part], tile.indices[part], model.tables)
+            return writer.getvalue()
+
+        return workers.each_within(write, pairwise((0, *layer_ends)))
+
+    streams = workers.each(write_tile, range(len(by_tile)), threads)
+    return [list(layer) for layer in zip(*streams, strict=True)]
 
 
 def write_file(
-    model: Model, by_tile: Sequence[TileSymbols], header: Header, join: bool, threads: int = 1
+    model: Model, by_tile: ByTile, header: Header, join: bool, threads: int = 1
 ) -> tuple[Header, list[list[bytes]]]:
     """The streams of a file, and its header with the layers that it has at last. ``join``: those that are
     too small to be worth a stream of their own."""

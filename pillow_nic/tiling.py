@@ -93,9 +93,9 @@ PIECE = 96
 halo."""
 
 
-BAND = 256
-"""Rows of a latent that are held at once: that of 100 megapixels takes 0.5 GB in all. Of all tile sizes whole
-ones."""
+BAND = 2 * PIECE
+"""Rows of a latent that are computed at once: that of 100 megapixels takes 0.5 GB in all. Of the writer's
+tiles whole ones."""
 
 
 def pieces(

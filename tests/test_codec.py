@@ -273,7 +273,7 @@ def test_fast_uses_the_narrowest_network_that_fits(layered: bytes, monkeypatch: 
     def noting(model: weights.Model, latent: decoding.Latent, headers: list[Header], *more: Any) -> Any:
         index = headers[0].width_index
         used.append(index)
-        assert latent.values.shape[1] == model.config.group_ends[model.config.widths[index].groups - 1]
+        assert latent.strips[0].shape[1] == model.config.group_ends[model.config.widths[index].groups - 1]
         return real(model, latent, headers, *more)
 
     monkeypatch.setattr(decoding, "_synthesise", noting)
@@ -369,7 +369,7 @@ def transformed(model: weights.Model, pixels: Pixels, side: int) -> tuple[torch.
     latent = codec._analyse(model, pixels, header, 2, side)
     everything = Window(*(range(length) for length in latent.shape[2:]))
     canvas = torch.empty(decoding.painted_shape(header, everything, 1), dtype=torch.uint8)
-    whole = decoding.Latent(latent, 0)
+    whole = decoding.Latent({0: latent}, latent.shape[2])
     decoding._synthesise(model, whole, [header], everything, [canvas], 1, 2, side)
     return latent, canvas.numpy().astype(int)
 
@@ -477,6 +477,34 @@ def test_large_pillow_images_are_never_an_array_as_a_whole(
     assert asked
 
 
+@pytest.mark.parametrize("options", [{}, {"layers": 3}])  # the first are too small, and joined
+@pytest.mark.parametrize("has_text", [False, True])
+def test_symbols_of_large_pictures_are_held_as_streams(
+    has_text: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And read from them where they are asked for again: the same file."""
+    pixels = picture(256, 256)
+    if has_text:
+        pixels[:96] = np.repeat(np.repeat(picture(24, 64) & 0xC0, 4, 0), 4, 1)
+    monkeypatch.setattr(codec, "TILE_LOG2", 6)
+    expected = encode(pixels, **options)
+    file = container.parse(expected)
+    share = exact.share(file.header, file.chunks, file.exact)
+    assert 0 < share < 1 if has_text else share == 0
+    monkeypatch.setattr(colour, "LARGE", pixels.size // 3 - 1)
+    monkeypatch.setattr(exact, "tile_log2", lambda *size: exact.TILE_LOG2)
+    read: list[int] = []
+    read_symbols = tile_coding.read_symbols
+
+    def watched(*arguments: Any) -> Any:
+        read.append(arguments[3])
+        return read_symbols(*arguments)
+
+    monkeypatch.setattr(tile_coding, "read_symbols", watched)
+    assert encode(pixels, **options) == expected
+    assert set(read) == (set(range(16)) if has_text or not options else set())
+
+
 @pytest.mark.parametrize("options", [{}, {"reduce": 4}, {"region": (20, 30, 131, 190)}, {"layers": 2}])
 @pytest.mark.parametrize("tile_log2", [6, 7])
 def test_decoding_in_bands(tile_log2: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +522,7 @@ def test_decoding_in_bands(tile_log2: int, options: dict[str, Any], monkeypatch:
 
     def latent(*arguments: Any) -> decoding.Latent:
         found = decode_latent(*arguments)
-        rows.append(found.values.shape[2])
+        rows.append(sum(strip.shape[2] for strip in found.strips.values()))
         return found
 
     monkeypatch.setattr(decoding, "decode_tile", tile)

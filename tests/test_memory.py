@@ -100,9 +100,12 @@ def test_less_at_once_then_the_cpu(most: int, expected: list[str], limit: Callab
     with warnings.catch_warnings(record=True, action="always") as seen:
         encoded = codec.encode(image, threads=1)
     assert messages(seen) == expected
-    assert (
-        np.abs(codec.decode(encoded, device="cpu") - right).max() <= 8
-    )  # a symbol may have gone the other way
+    # Of a piece of another size the last bits are others, and with bfloat16 that is many symbols.
+    errors = [
+        np.square(picture - image.astype(int)).mean()
+        for picture in (codec.decode(encoded, device="cpu"), right)
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=0.01)
     with warnings.catch_warnings(record=True, action="always") as seen:
         decoded = codec.decode(data, threads=1)
     assert messages(seen) == expected
@@ -160,7 +163,7 @@ def test_one_file_of_a_folder(
     synthesise = decoding._synthesise
 
     def limited(model: Any, latent: decoding.Latent, *more: Any) -> Any:
-        return raise_(error) if latent.values.shape[3] > 3 else synthesise(model, latent, *more)
+        return raise_(error) if latent.strips[0].shape[3] > 3 else synthesise(model, latent, *more)
 
     monkeypatch.setattr(decoding, "_synthesise", limited)
     assert main(["decode", str(tmp_path), "--device", "cpu"]) == 1
