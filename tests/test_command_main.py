@@ -713,6 +713,12 @@ def test_odd_names(here: Path, encoding: str) -> None:
     assert done.stderr.splitlines()[-1].endswith(b"unrecognized arguments: --" + shown.replace(b" ", b""))
 
 
+def heeding() -> None:
+    """In a process to come: signals that nohup, and a shell's "&", ignore."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 @pytest.mark.parametrize(
     ("name", "times", "code"),
@@ -730,7 +736,7 @@ def test_an_end_before_the_end(here: Path, name: str, times: int, code: int) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup ignores
+        preexec_fn=heeding,
     )
     deadline = time.monotonic() + 200
     while not list(here.glob("out/*.nic")):

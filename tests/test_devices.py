@@ -90,7 +90,8 @@ def test_with_and_without_onednn(enabled: bool) -> None:
     with torch.backends.mkldnn.flags(enabled=enabled):
         difference = np.abs(codec.decode(data, device="cpu") - expected)
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-3
+    # Either rounds to bfloat16 in places of its own.
+    assert (difference > 0).mean() < (0.05 if weights.has_bfloat16(torch.device("cpu")) else 1e-3)
 
 
 # A GPU without a GPU: torch's device "meta" has shapes and no numbers. (FakeTensorMode's "cuda" cannot be
