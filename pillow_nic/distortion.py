@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import workers
 from .gaussian import WINDOW, Blur
-from .visual import PlainError, WeightedSum
+from .visual import Light, PlainError, WeightedSum
 
 MS_SSIM_SCALE = 1270.0
 """What 1 − MS-SSIM = 1 counts as, in 8-bit levels²: at this ratio of their λ, CompressAI's models for MSE and
@@ -56,18 +56,20 @@ class Distortion:
     def __init__(self, tune: str, x: Tensor) -> None:
         self.x, self.mixture = x, MIXTURES[tune]
         self.similarity = Similarity(x) if self.mixture.ms_ssim else None
-        self.weighted_sum = WeightedSum(x) if self.mixture.ssimulacra2 else None
-        self.plain_error = PlainError(x) if self.mixture.plain else None
+        light = Light(x) if self.mixture.ssimulacra2 or self.mixture.plain else None
+        self.weighted_sum = WeightedSum(light) if light and self.mixture.ssimulacra2 else None
+        self.plain_error = PlainError(light) if light and self.mixture.plain else None
 
     def __call__(self, x_hat: Tensor) -> Tensor:
         """(B,), in 8-bit levels²."""
         found = self.mixture.mse * (x_hat - self.x).square().mean((1, 2, 3)) * 255**2
         if self.similarity is not None:
             found = found + self.mixture.ms_ssim * (1 - self.similarity(x_hat))
-        if self.weighted_sum is not None:
-            found = found + self.mixture.ssimulacra2 * self.weighted_sum(x_hat)
-        if self.plain_error is not None:
-            found = found + self.mixture.plain * 255**2 * self.plain_error(x_hat)
+        light = Light(x_hat) if self.weighted_sum or self.plain_error else None
+        if light and self.weighted_sum:
+            found = found + self.mixture.ssimulacra2 * self.weighted_sum(light)
+        if light and self.plain_error:
+            found = found + self.mixture.plain * 255**2 * self.plain_error(light)
         return found
 
 

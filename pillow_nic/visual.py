@@ -8,6 +8,10 @@ dissimilar structure, and of edges that were added and that were lost. Of a map 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,36 +47,58 @@ _WEIGHTS: tuple[_Weights, ...] = (
 )
 
 
-class PlainError:
-    """The squared error in XYB of pictures with an original (B, 3, H, W) in 0…1, weighed by how plain its
-    surroundings are: texture hides an error, as in Butteraugli (Alakuijala et al., Google, 2016)."""
+class Light:
+    """A picture (B, 3, H, W) in 0…1 as the losses see it: in linear light, and in planes of XYB."""
 
     def __init__(self, x: Tensor) -> None:
-        self.planes = _xyb(_linear(x), (0, 1, 2))
-        seen = self.planes[:, :2]
-        mean, squares = _blurred(seen, seen.square())
-        variance = (squares - mean.square()).clamp_min(0).sum(1, keepdim=True)
-        self.weights = _TEXTURE / (_TEXTURE + variance) * x.new_tensor((1.0, 1.0, _BLUE))[:, None, None]
+        self.linear: Tensor = _Curve.apply(x.contiguous(), _linear)  # type: ignore[no-untyped-call]
 
-    def __call__(self, x_hat: Tensor) -> Tensor:
+    @cached_property
+    def xyb(self) -> list[Tensor]:
+        """Three planes (B, H, W), moved and scaled to be positive."""
+        matrix = self.linear.new_tensor(_ABSORBANCE)
+        mixed = matrix @ self.linear.flatten(2) + _BIAS
+        root = _Curve.apply(mixed, _cube_root)  # type: ignore[no-untyped-call]
+        long, medium, short = (root - _BIAS ** (1 / 3)).view_as(self.linear).unbind(1)
+        y = (long + medium) / 2
+        return [(long - medium) * 7 + 0.42, y + 0.01, short - y + 0.55]
+
+    def halved(self) -> Light:
+        half = Light.__new__(Light)
+        half.linear = F.avg_pool2d(self.linear, 2, ceil_mode=True)
+        return half
+
+
+class PlainError:
+    """The squared error in XYB of pictures with an original, weighed by how plain its surroundings are:
+    texture hides an error, as in Butteraugli (Alakuijala et al., Google, 2016)."""
+
+    def __init__(self, original: Light) -> None:
+        self.planes = original.xyb
+        seen = torch.stack(self.planes[:2], 1)
+        mean, squares = _blurred(seen, seen.square())
+        variance = (squares - mean.square()).clamp_min(0).sum(1)
+        self.weights = _TEXTURE / (_TEXTURE + variance)
+
+    def __call__(self, other: Light) -> Tensor:
         """(B,)."""
-        error = _xyb(_linear(x_hat), (0, 1, 2)) - self.planes
-        return (self.weights * error.square()).sum(1).mean((1, 2))
+        x, y, b = ((plane - own).square() for plane, own in zip(other.xyb, self.planes, strict=True))
+        return (self.weights * (x + y + _BLUE * b)).mean((1, 2))
 
 
 class WeightedSum:
-    """SSIMULACRA2's weighted sum with an original (B, 3, H, W) in 0…1: 0 for the same picture, about 1 at a
-    score of 83, 2.5 at 70, 6 at 50."""
+    """SSIMULACRA2's weighted sum with an original: 0 for the same picture, about 1 at a score of 83, 2.5 at
+    70, 6 at 50."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, original: Light) -> None:
         self.scales = [
-            _Scale(linear, weights) for linear, weights in zip(_halvings(x), _WEIGHTS, strict=True)
+            _Scale(light, weights) for light, weights in zip(_halvings(original), _WEIGHTS, strict=True)
         ]
 
-    def __call__(self, x_hat: Tensor) -> Tensor:
+    def __call__(self, other: Light) -> Tensor:
         """(B,)."""
-        pairs = zip(self.scales, _halvings(x_hat), strict=True)
-        return _FACTOR * torch.stack([scale.compare(linear) for scale, linear in pairs]).sum(0)
+        pairs = zip(self.scales, _halvings(other), strict=True)
+        return _FACTOR * torch.stack([scale.compare(light) for scale, light in pairs]).sum(0)
 
 
 def score(weighted_sum: float) -> float:
@@ -82,45 +108,62 @@ def score(weighted_sum: float) -> float:
     return 100 - 10 * max(s, 0) ** 0.6276336467831387
 
 
-def _halvings(x: Tensor) -> list[Tensor]:
-    """The picture in linear light, and its halves."""
-    found = [_linear(x)]
+def _halvings(light: Light) -> list[Light]:
+    """The picture, and its halves."""
+    found = [light]
     for _ in _WEIGHTS[1:]:
-        found.append(F.avg_pool2d(found[-1], 2, ceil_mode=True))
+        found.append(found[-1].halved())
     return found
 
 
-def _linear(x: Tensor) -> Tensor:
-    """A picture in linear light, contiguous."""
-    x = x.contiguous().clamp(0, 1)
-    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+class _Curve(torch.autograd.Function):
+    """A function of each element, which gives its slope, too: powers cost more than all that is done with
+    them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        y, slope = function(x)
+        ctx.save_for_backward(slope)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
 
 
-def _xyb(linear: Tensor, colours: tuple[int, ...]) -> Tensor:
-    """Some planes of XYB, moved and scaled to be positive, (B, colours, H, W)."""
-    matrix = linear.new_tensor(_ABSORBANCE)[:, :, None, None]
-    mixed = F.conv2d(linear, matrix, linear.new_full((3,), _BIAS))
-    long, medium, short = (mixed.clamp_min(1e-6) ** (1 / 3) - _BIAS ** (1 / 3)).unbind(1)
-    y = (long + medium) / 2
-    planes = (long - medium) * 7 + 0.42, y + 0.01, short - y + 0.55
-    return torch.stack([planes[colour] for colour in colours], 1)
+def _linear(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of values of sRGB, cut to 0…1, those in linear light."""
+    inside = x.clamp(0, 1)
+    base = (inside + 0.055) / 1.055
+    power, dark = base**2.4, inside <= 0.04045
+    slope = torch.where(dark, 1 / 12.92, 2.4 / 1.055 * power / base) * (inside == x)
+    return torch.where(dark, inside / 12.92, power), slope
+
+
+def _cube_root(x: Tensor) -> tuple[Tensor, Tensor]:
+    positive = x.clamp_min(1e-6)
+    root = positive ** (1 / 3)
+    return root, root / positive / 3
 
 
 class _Scale:
     """An original's planes at one scale, and what a window sees of them at each place."""
 
-    def __init__(self, linear: Tensor, weights: _Weights) -> None:
+    def __init__(self, original: Light, weights: _Weights) -> None:
         self.colours = tuple(weights)
-        self.planes = planes = _xyb(linear, self.colours)
+        self.planes = planes = self._seen(original)
         # (map, 1, colour) for each norm
         self.weights = [planes.new_tensor(norm).T[:, None] for norm in zip(*weights.values(), strict=True)]
         self.mean, squares = _blurred(planes, planes.square())
         self.variance = squares - self.mean.square()
         self.edges = 1 + (planes - self.mean).abs()
 
-    def compare(self, linear: Tensor) -> Tensor:
+    def _seen(self, light: Light) -> Tensor:
+        return torch.stack([light.xyb[colour] for colour in self.colours], 1)
+
+    def compare(self, other: Light) -> Tensor:
         """(B,)."""
-        planes = _xyb(linear, self.colours)
+        planes = self._seen(other)
         mean, squares, products = _blurred(planes, planes.square(), planes * self.planes)
         covariance, variances = products - mean * self.mean, self.variance + squares - mean.square()
         structure = (1 - (mean - self.mean).square()) * (2 * covariance + _C2) / (variances + _C2)

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from pillow_nic.bench.metrics import METRICS
-from pillow_nic.visual import PlainError, WeightedSum, score
+from pillow_nic.visual import Light, PlainError, WeightedSum, score
 
 MARGIN = 100
 """Pixels of grey around both pictures: what a window sees beyond an edge differs between implementations."""
@@ -39,6 +39,15 @@ def tensor(picture: np.ndarray) -> Tensor:
     return torch.tensor(picture).permute(2, 0, 1)[None] / 255
 
 
+LossOf = type[WeightedSum] | type[PlainError]
+
+
+def against(loss_of: LossOf, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss of pictures with this original."""
+    loss = loss_of(Light(x))
+    return lambda y: loss(Light(y))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -52,35 +61,34 @@ def tensor(picture: np.ndarray) -> Tensor:
 def test_score_is_the_metric(change: Callable[[Image.Image], Image.Image]) -> None:
     im = Image.fromarray(pixels(size=(280, 200)))
     before, after = framed(im), framed(change(im))
-    weighted_sum = WeightedSum(tensor(before))(tensor(after)).item()
+    weighted_sum = against(WeightedSum, tensor(before))(tensor(after)).item()
     assert score(weighted_sum) == pytest.approx(METRICS["ssimulacra2"].score(before, after), abs=0.8)
 
 
 def test_each_picture_of_a_batch_has_its_own() -> None:
     x = torch.cat([tensor(pixels(size=(80, 64))), tensor(pixels(size=(80, 64))).flip(3)])
     y = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    both = WeightedSum(x)(y)
+    both = against(WeightedSum, x)(y)
     for k in range(2):
-        torch.testing.assert_close(
-            WeightedSum(x[k : k + 1])(y[k : k + 1]), both[k : k + 1], rtol=1e-3, atol=0
-        )
-    torch.testing.assert_close(WeightedSum(x)(x), torch.zeros(2), atol=1e-2, rtol=0)
+        alone = against(WeightedSum, x[k : k + 1])(y[k : k + 1])
+        torch.testing.assert_close(alone, both[k : k + 1], rtol=1e-3, atol=0)
+    torch.testing.assert_close(against(WeightedSum, x)(x), torch.zeros(2), atol=1e-2, rtol=0)
     assert score(0.0) == 100
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (33, 7)])
 def test_any_size(size: tuple[int, int]) -> None:
     x = tensor(pixels(size=(size[1], size[0])))
-    assert WeightedSum(x)(x).item() == pytest.approx(0, abs=1e-2)
-    assert WeightedSum(x)(1 - x).item() > 1
+    assert against(WeightedSum, x)(x).item() == pytest.approx(0, abs=1e-2)
+    assert against(WeightedSum, x)(1 - x).item() > 1
 
 
 @pytest.mark.parametrize("loss_of", [WeightedSum, PlainError])
-def test_gradient(loss_of: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+def test_gradient(loss_of: LossOf) -> None:
     x = tensor(pixels(size=(56, 48))).double()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     y = (x + 0.03 * noise).clamp(0.02, 0.98).requires_grad_()
-    loss = loss_of(x)
+    loss = against(loss_of, x)
     (gradient,) = torch.autograd.grad(loss(y).sum(), y)
     near = 1e-4 * gradient.abs().max().item()
     for seed in range(5):
@@ -97,8 +105,8 @@ def test_texture_hides_an_error() -> None:
     found = []
     for contrast in (0.0, 0.02, 0.1):
         x = (0.5 + contrast * texture).clamp(0, 1)
-        found.append(PlainError(x)((x + 0.01 * noise).clamp(0, 1)).item())
-        assert PlainError(x)(x).item() == 0
+        found.append(against(PlainError, x)((x + 0.01 * noise).clamp(0, 1)).item())
+        assert against(PlainError, x)(x).item() == 0
     assert found[0] > 2 * found[1] > 4 * found[2] > 0
 
 
@@ -107,4 +115,4 @@ def test_a_change_of_hue_weighs_more_than_its_squares() -> None:
     x = torch.full((1, 3, 32, 32), 0.5)
     grey = x + 0.02
     hue = x + torch.tensor([0.02, -0.012, 0.0])[:, None, None]
-    assert PlainError(x)(hue).item() > 0.3 * PlainError(x)(grey).item()
+    assert against(PlainError, x)(hue).item() > 0.3 * against(PlainError, x)(grey).item()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..distortion import Distortion, Similarity
 from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
 from ..network import Network, NetworkConfig
-from ..visual import WeightedSum, score
+from ..visual import Light, WeightedSum, score
 
 PRIOR_SCALE = 3
 """Half the width, in symbols, of the hyper-latent's prior at the start."""
@@ -103,4 +103,4 @@ def judged(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
         return 10 * (255**2 / squared_error(x, x_hat)).log10()
     if tune == "ms-ssim":
         return -10 * (1 - similarity(x, x_hat)).log10()
-    return x.new_tensor([score(found) for found in WeightedSum(x)(x_hat).tolist()])
+    return x.new_tensor([score(found) for found in WeightedSum(Light(x))(Light(x_hat)).tolist()])
