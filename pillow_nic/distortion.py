@@ -56,7 +56,7 @@ class Distortion:
     def __init__(self, tune: str, x: Tensor) -> None:
         self.x, self.mixture = x, MIXTURES[tune]
         self.similarity = Similarity(x) if self.mixture.ms_ssim else None
-        light = Light(x) if self.mixture.ssimulacra2 or self.mixture.plain else None
+        light = Light.of(x) if self.mixture.ssimulacra2 or self.mixture.plain else None
         self.weighted_sum = WeightedSum(light) if light and self.mixture.ssimulacra2 else None
         self.plain_error = PlainError(light) if light and self.mixture.plain else None
 
@@ -65,7 +65,7 @@ class Distortion:
         found = self.mixture.mse * (x_hat - self.x).square().mean((1, 2, 3)) * 255**2
         if self.similarity is not None:
             found = found + self.mixture.ms_ssim * (1 - self.similarity(x_hat))
-        light = Light(x_hat) if self.weighted_sum or self.plain_error else None
+        light = Light.of(x_hat) if self.weighted_sum or self.plain_error else None
         if light and self.weighted_sum:
             found = found + self.mixture.ssimulacra2 * self.weighted_sum(light)
         if light and self.plain_error:

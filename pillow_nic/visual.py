@@ -48,10 +48,15 @@ _WEIGHTS: tuple[_Weights, ...] = (
 
 
 class Light:
-    """A picture (B, 3, H, W) in 0…1 as the losses see it: in linear light, and in planes of XYB."""
+    """A picture as the losses see it: in linear light (B, 3, H, W), and in planes of XYB."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.linear: Tensor = _Curve.apply(x.contiguous(), _linear)  # type: ignore[no-untyped-call]
+    def __init__(self, linear: Tensor) -> None:
+        self.linear = linear
+
+    @classmethod
+    def of(cls, x: Tensor) -> Light:
+        """That of sRGB in 0…1."""
+        return cls(_Curve.apply(x.contiguous(), _linear))  # type: ignore[no-untyped-call]
 
     @cached_property
     def xyb(self) -> list[Tensor]:
@@ -64,9 +69,7 @@ class Light:
         return [(long - medium) * 7 + 0.42, y + 0.01, short - y + 0.55]
 
     def halved(self) -> Light:
-        half = Light.__new__(Light)
-        half.linear = F.avg_pool2d(self.linear, 2, ceil_mode=True)
-        return half
+        return Light(F.avg_pool2d(self.linear, 2, ceil_mode=True))
 
 
 class PlainError:

@@ -44,8 +44,8 @@ LossOf = type[WeightedSum] | type[PlainError]
 
 def against(loss_of: LossOf, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The loss of pictures with this original."""
-    loss = loss_of(Light(x))
-    return lambda y: loss(Light(y))
+    loss = loss_of(Light.of(x))
+    return lambda y: loss(Light.of(y))
 
 
 @pytest.mark.parametrize(

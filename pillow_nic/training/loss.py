@@ -103,4 +103,4 @@ def judged(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
         return 10 * (255**2 / squared_error(x, x_hat)).log10()
     if tune == "ms-ssim":
         return -10 * (1 - similarity(x, x_hat)).log10()
-    return x.new_tensor([score(found) for found in WeightedSum(Light(x))(Light(x_hat)).tolist()])
+    return x.new_tensor([score(found) for found in WeightedSum(Light.of(x))(Light.of(x_hat)).tolist()])
