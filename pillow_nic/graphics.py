@@ -89,7 +89,7 @@ def mixture(
     may, weight, counts, smooth, changed = candidates(flat)
 
     first = symbols(colours, effort)
-    if not isinstance(first, Stored):
+    if not isinstance(first, Stored):  # whose layers are written already; else one layer is judged by
         header = replace(header, layer_ends=header.layer_ends[-1:])
     streams = write_layers(model, first, header.layer_ends)
     bits = bits_of_cells(model, header, first, _size(streams))
