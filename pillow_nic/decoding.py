@@ -180,7 +180,7 @@ def inspect(data: Buffer, *, device: str | None = None) -> tuple[Array, Array]:
     groups = model.config.widths[header.width_index].groups
     height, width = latent_size(header)
     whole = _decode_latent(model, [parsed], groups, threads_for(model, None))
-    latent = whole.part(slice(height), slice(width))[0].cpu().numpy()
+    latent = whole.part(slice(0, height), slice(0, width))[0].cpu().numpy()
     bits = np.zeros_like(latent)
     for number, place in places(header):
         streams = [layer[number] for layer in parsed.streams]
@@ -203,9 +203,9 @@ class Latent(NamedTuple):
     def part(self, rows: slice, columns: slice) -> Tensor:
         """Some rows and columns of it, channels last."""
         found = []
-        for number in range((rows.start or 0) // self.tall, -(-rows.stop // self.tall)):
+        for number in range(rows.start // self.tall, -(-rows.stop // self.tall)):
             top = number * self.tall
-            own = slice(max((rows.start or 0) - top, 0), min(rows.stop - top, self.tall))
+            own = slice(max(rows.start - top, 0), min(rows.stop - top, self.tall))
             found.append(self.strips[number][:, :, own, columns])
         joined = torch.cat(found, 2) if len(found) > 1 else found[0]
         return joined.contiguous(memory_format=torch.channels_last)
@@ -231,9 +231,9 @@ def _decode_latent(
     for number in range(first // tall, -(-min(stop, height) // tall)):
         shape = (len(files), min(height - number * tall, tall), width, channels)
         strip = known.get(number)
-        latent.strips[number] = (
-            _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2) if strip is None else strip
-        )
+        if strip is None:
+            strip = _zeros(shape, np.float32, model.device).permute(0, 3, 1, 2)
+        latent.strips[number] = strip
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, (rows, columns) = numbered
