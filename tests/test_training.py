@@ -891,6 +891,45 @@ def test_export_command_measures_the_file_that_it_wrote(
     assert len(limits) == len(SMALL.widths)
 
 
+def test_training_curve_against_the_first(
+    data: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tools import training_curve
+
+    monkeypatch.setattr(training_curve, "POINTS", {"psnr": (0, 1, 2, 3)})
+    monkeypatch.setattr(training_curve, "JUDGES", {"psnr": ["psnr"]})
+    painted = tmp_path / "curve.png"
+    arguments = [
+        "training_curve.py",
+        data,
+        trained,
+        trained,
+        "--tune",
+        "psnr",
+        "--pictures",
+        "1",
+        "--plot",
+        painted,
+    ]
+    monkeypatch.setattr("sys.argv", list(map(str, arguments)))
+    training_curve.main()
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert all("+0.0 / " in row for row in rows)
+    assert painted.read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_curve_knows_how_many_bytes_more() -> None:
+    from tools.training_curve import changes
+
+    first = [{"psnr": [(0.1, 25.0), (0.3, 30.0), (0.9, 35.0), (2.0, 40.0)]}]
+    tenth_more = [{"psnr": [(1.1 * rate, score) for rate, score in first[0]["psnr"]]}]
+    assert changes(tenth_more, first)["psnr"] == pytest.approx([10.0] * 3)
+
+
 def test_widths_that_cost_little_are_taken_by_themselves(parts: SimpleNamespace) -> None:
     costs = np.array([[0.1, 0, 0, 0, 0], [-0.1, 0.005, 0.006, 0, 0], [0, 0, np.nan, 0, 0], [0, 0, 0, 0, 0]])
     assert parts.export.width_limits(costs) == [-1, 16383, 16383, 65535]

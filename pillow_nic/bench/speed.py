@@ -48,7 +48,15 @@ THUMBNAIL_OF = (4000, 3000)
 SMALL = (256, 256)
 SMALL_GRID = (8, 4)  # 32 small pictures
 PAUSE = 0.05  # seconds, in which the threads of whose turn it was stop spinning
-VARIABLES = ("NIC_DEVICE", "NIC_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+VARIABLES = (
+    "NIC_DEVICE",
+    "NIC_PRECISION",
+    "NIC_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MKL_NUM_THREADS",
+    "PYTHONDONTWRITEBYTECODE",  # without bytecode the first decode compiles the sources, too
+)
 
 _FIRST = (
     "import sys, importlib; from PIL import Image; "

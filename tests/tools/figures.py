@@ -1,11 +1,13 @@
 """Write the tables of README.md and of the pages that are made of measured curves.
 
-    nic bench kodak/ --tunes visual --codecs avif-444-s6 jpeg-420 webp-m6 --json visual.json \\
+    nic bench kodak/ --tunes visual --codecs avif-444-s6 jpeg-420 jxl-e7 webp-m6 --json visual.json \\
         --metrics ms-ssim ssimulacra2 butteraugli cvvdp
     nic bench kodak/ --tunes ms-ssim psnr --codecs --json others.json
     python tests/tools/equal_quality.py kodak/ --json equal.json
+    nic bench valid/ --tunes visual --codecs avif-444-s6 jpeg-420 jxl-e7 webp-m6 --json valid.json \\
+        --metrics ms-ssim ssimulacra2 butteraugli cvvdp
     python tests/tools/figures.py visual.json others.json --anchors anchors_kodak.json --equal equal.json \\
-        --plot weights/kodak.png
+        --valid valid.json --plot weights/kodak.png
 
 A table stands between `<!-- figures: NAME -->` and `<!-- end of NAME -->`; all else is left as it is. Metrics
 whose implementations differ between two files are not compared. Without what a table needs it stays as it
@@ -118,7 +120,7 @@ def split(curves: Curves) -> str:
                 for rates in ((low, SPLIT), (SPLIT, high))
             ),
         ]
-        for name in ("jpeg-420", "webp-m6", "avif-444-s6")
+        for name in ("jpeg-420", "webp-m6", "jxl-e7", "avif-444-s6")
     ]
     if not any(row[1] for row in rows):
         raise LookupError("nic-visual-e1")
@@ -203,6 +205,9 @@ def main() -> None:
     )
     parser.add_argument("files", type=Path, nargs="+", help="what nic bench --json has written")
     parser.add_argument("--anchors", type=Path, nargs="*", default=[], help="published curves")
+    parser.add_argument(
+        "--valid", type=Path, nargs="*", default=[], help="the same of the validation pictures"
+    )
     parser.add_argument("--equal", type=Path, help="what equal_quality.py --json has written")
     parser.add_argument("--plot", type=Path, help="draw the curves")
     args = parser.parse_args()
@@ -210,6 +215,9 @@ def main() -> None:
     for tune in TUNES:
         write(f"judged {tune}", lambda tune=tune: judged(curves, tune))
     write("split", lambda: split(curves))
+    valid = read(args.valid, [])
+    write("validation", lambda: judged(valid, "visual"))
+    write("validation split", lambda: split(valid))
     write("tunes", lambda: tunes(curves))
     write("qualities", lambda: qualities(curves))
     write("equal", lambda: equal(curves, args.equal)[0])
