@@ -66,7 +66,7 @@ class Stage:
 # "psnr" at quality 0.5: 84 iterations 6.8, with noise 0.9 6.9; 134 7.2, with noise 0.9 7.6. Two of "ms-ssim":
 # 84 14.1, with noise 0.9 13.9. The hyper-latent refined, too, in 40 more iterations between the stages, with
 # the probabilities of the float networks: at most 0.3 more than the same iterations without it ("psnr").
-_SHORT = Stage(16, (1.0, 0.35), 0.5)
+_SHORT = Stage(15, (1.0, 0.35), 0.5)
 STAGES = {2: (_SHORT,), 3: (_SHORT, Stage(84, (0.7, 0.2), 0.6))}
 """By effort. Effort 3 goes on from where effort 2 ends."""
 RATE = 0.02
