@@ -198,7 +198,7 @@ class EncodeOptions(_Options):
         1,
         _effort,
         "0 rounds to the nearest symbol, 1 weighs rate against distortion, 2 and 3 search for smaller files, "
-        "which takes very long; decoding takes the same time",
+        "and take much longer; decoding takes the same time",
     )
     tune: str = _option(
         "visual",
@@ -212,13 +212,14 @@ class EncodeOptions(_Options):
         'quality, "never" nowhere',
     )
     lossless: bool = _option(
-        False, _flag, "keep every pixel as it is; the other options of encoding then mean nothing"
+        False, _flag, "keep every pixel as it is; excludes targets, and ignores the other options of encoding"
     )
     layers: int | None = _option(
-        None, _count, "how many layers to write (default: as many as the picture is worth)"
+        None, _count, "how many layers to write (default: up to 8; 1 up to 128×128 pixels)"
     )
     network_width: int | None = _option(
-        None, _count, "width of the networks, 1 for the narrowest (default: by quality)"
+        None, _count, "width of the network that will decode the file, 1 for the narrowest (default: the full width, or a "
+        "narrower one if that costs no bytes)"
     )
     model: str | None = _option(None, _text, "the name of an installed model (default: that of the tune)")
     device: str | None = _option(
@@ -230,18 +231,18 @@ class EncodeOptions(_Options):
         "how many threads compute (default: the environment's NIC_THREADS, else one for each processor)",
     )
     target_size: int | None = _option(
-        None, _count, "in place of a quality: the file's bytes, metadata included, at most (default: none)"
+        None, _count, "instead of a quality: at most so many bytes, metadata included (default: none)"
     )
     target_bpp: float | None = _option(
-        None, _target, "in place of a quality: bits of the file per pixel, at most (default: none)"
+        None, _target, "instead of a quality: at most so many bits of the file per pixel (default: none)"
     )
     target_psnr: float | None = _option(
-        None, _target, "in place of a quality: PSNR of the colours in dB, at least (default: none)"
+        None, _target, "instead of a quality: at least that PSNR of the colours, in dB (default: none)"
     )
     target_ssim: float | None = _option(
         None,
         _similarity,
-        "in place of a quality: MS-SSIM of the colours, at least; below 1 itself, above 1 in dB, "
+        "instead of a quality: at least that MS-SSIM of the colours; above 1 in dB, "
         "-10 log10(1 - MS-SSIM) (default: none)",
     )
 
@@ -278,7 +279,7 @@ class EncodeOptions(_Options):
 class DecodeOptions(_Options):
     """How a picture is decoded; ValueError for values out of range."""
 
-    layers: int | None = _option(None, _count, "decode the first so many layers only (default: all)")
+    layers: int | None = _option(None, _count, "decode only the first N layers (default: all)")
     fast: bool = _option(
         False, _flag, "use the narrowest network that has these layers: less exact, less work"
     )
@@ -288,7 +289,7 @@ class DecodeOptions(_Options):
     reduce: int = _option(
         1,
         _reduce,
-        "2, 4, 8 or 16: decode at that fraction of the size, sides rounded up, for a part of the work",
+        "2, 4, 8 or 16: decode at 1/2, 1/4, 1/8 or 1/16 of the size, sides rounded up, for less work",
     )
     partial: bool = _option(False, _flag, "of a truncated file, decode the layers that are whole")
     device: str | None = _option(None, _text, EncodeOptions.sentence("device"))

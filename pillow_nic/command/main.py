@@ -114,7 +114,7 @@ def _add_encode(commands: Commands) -> None:
         description="Encode pictures in any format that Pillow reads as .nic files.",
     )
     encode.set_defaults(run=_encode, usage_error=encode.error)
-    _add_files(encode, "OUTPUT.nic")
+    _add_files(encode, "beside the input")
     _add_options(encode, EncodeOptions, "-q")
     encode.add_argument(
         "--psnr", action="store_true", help="also decode what was encoded, and report its PSNR"
@@ -137,7 +137,7 @@ def _add_decode(commands: Commands) -> None:
         description="Decode .nic files to PNG, or to the format that --format or the output's name says.",
     )
     decode.set_defaults(run=_decode, usage_error=decode.error)
-    _add_files(decode, "OUTPUT.png")
+    _add_files(decode, "beside the input")
     add = decode.add_argument
     add(
         "--format",
@@ -150,7 +150,7 @@ def _add_decode(commands: Commands) -> None:
         "--quality",
         type=_percent,
         metavar="N",
-        help="of the JPEG, WebP or AVIF files written, 0 to 100 as Pillow takes it (default: Pillow's)",
+        help="quality of the JPEG, WebP or AVIF file, 0 to 100 as Pillow takes it (default: Pillow's)",
     )
     _add_options(decode, DecodeOptions)
     _add_running(decode)
@@ -172,7 +172,7 @@ def _add_truncate(commands: Commands) -> None:
         description="Cut .nic files after their first layers, without decoding or encoding anything.",
     )
     truncate.set_defaults(run=_truncate, usage_error=truncate.error)
-    _add_files(truncate, "OUTPUT.nic")
+    _add_files(truncate, "none")
     truncate.add_argument(
         "--layers",
         type=_count,
@@ -218,7 +218,7 @@ def _add_hook(commands: Commands) -> None:
         "install-hook",
         help="make .nic known in every Python process of this environment",
         description="Make .nic known in every Python process of this environment that imports Pillow or "
-        "imageio. The module pillow_nic.hook says how it works and what speaks against it.",
+        "imageio. The docstring of pillow_nic.hook explains how it works, and its drawbacks.",
     )
     install.set_defaults(run=_install)
     remove = commands.add_parser("remove-hook", help="undo install-hook", description=f"Delete {hook.NAME}.")
@@ -244,7 +244,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="files, folders, quoted globs, or - for standard input"
     )
-    parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders' folders, too")
+    parser.add_argument("-r", "--recursive", action="store_true", help="include subfolders")
 
 
 def _inputs(args: argparse.Namespace) -> Inputs:
@@ -253,21 +253,21 @@ def _inputs(args: argparse.Namespace) -> Inputs:
     return Inputs(tuple(args.inputs), args.recursive)
 
 
-def _add_files(parser: argparse.ArgumentParser, beside: str) -> None:
+def _add_files(parser: argparse.ArgumentParser, otherwise: str) -> None:
     _add_inputs(parser)
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUTPUT",
-        help="a file, a folder for several files, or - for standard output (default: beside the input; "
-        "standard output for standard input)",
+        help=f"a file, a folder for several files, or - for standard output (default: {otherwise}; standard "
+        "output for standard input)",
     )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("-f", "--force", action="store_true", help="replace existing files")
     existing.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave existing files: goes on where a run was interrupted",
+        help="skip files that exist, for example to resume an interrupted run",
     )
 
 
