@@ -218,8 +218,10 @@ class EncodeOptions(_Options):
         None, _count, "how many layers to write (default: up to 8; 1 up to 128×128 pixels)"
     )
     network_width: int | None = _option(
-        None, _count, "width of the network that will decode the file, 1 for the narrowest (default: the full width, or a "
-        "narrower one if that costs no bytes)"
+        None,
+        _count,
+        "width of the network that will decode the file, 1 for the narrowest (default: the full width, or a "
+        "narrower one if that costs no bytes)",
     )
     model: str | None = _option(None, _text, "the name of an installed model (default: that of the tune)")
     device: str | None = _option(

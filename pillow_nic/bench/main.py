@@ -80,8 +80,8 @@ def arguments(argv: Sequence[str]) -> Settings:
     parser = argparse.ArgumentParser(prog="nic bench", description=DESCRIPTION)
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PICTURES", help="pictures, or folders of them")
-    codecs = f"to compare with (default: all, with --speed {', '.join(SPEED_CODECS)}; no codec if no name follows): "
-    codecs += ", ".join(CODECS)
+    codecs = f"to compare with (default: all, with --speed {', '.join(SPEED_CODECS)}; "
+    codecs += f"no codec if no name follows): {', '.join(CODECS)}"
     add("--codecs", nargs="*", choices=CODECS, metavar="CODEC", help=codecs)
     tunes = f"of .nic (default: {EncodeOptions.tune})"
     add("--tunes", nargs="+", choices=TUNES, metavar="TUNE", help=tunes)
@@ -106,7 +106,8 @@ def arguments(argv: Sequence[str]) -> Settings:
     add("--json", type=_output, metavar="FILE", help="write the numbers in the form of an anchors file")
     add("--plot", type=_plot_file, metavar="FILE", help="draw the curves: .png or .svg")
     instead = parser.add_argument_group("instead of a comparison").add_mutually_exclusive_group()
-    instead.add_argument("--papers", action="store_true", help="compare at the rates of the pictures in papers")
+    papers = "compare at the rates of the pictures in papers"
+    instead.add_argument("--papers", action="store_true", help=papers)
     instead.add_argument(
         "--speed",
         nargs="?",
@@ -115,7 +116,8 @@ def arguments(argv: Sequence[str]) -> Settings:
         metavar="RUNS",
         help=f"seconds and memory: quiet and busy, first decode, thumbnails, batches (default: {RUNS} runs)",
     )
-    instead.add_argument("--monotone", action="store_true", help="check that bytes and PSNR always rise with quality")
+    monotone = "check that bytes and PSNR always rise with quality"
+    instead.add_argument("--monotone", action="store_true", help=monotone)
     instead.add_argument("--layers", action="store_true", help="what each layer costs and brings")
     instead.add_argument("--widths", action="store_true", help="what each network width costs and brings")
     speed = parser.add_argument_group("with --speed")
