@@ -39,8 +39,8 @@ SEAM = 2.0
 """How much more an error weighs that is beside such a border: a word should not be half exact."""
 LEAST_GAIN = 1000.0
 """Bits below which a file is better off without: chunk, lengths, headers and tables of WebP."""
-WORTH = 6.0 * PATCH * PATCH
-"""What a cell may take to be exact "always": dense text takes 3 to 5 bits per pixel, photographs about 10."""
+WORTH = 8.0 * PATCH * PATCH
+"""What a cell may take to be exact "always": dense text takes 3 to 7 bits per pixel, photographs about 10."""
 WHOLE = 0.5
 """Share of exact cells from which it is tried whether all of them should be."""
 SWEEPS = 12
@@ -104,7 +104,7 @@ def mixture(
 
     cells, some = _choose_by_size(store, may, weight, worth - store.cost, SEAM * lmbda * sides)
     best, whole = np.inf if always else painted_cost.sum(), None
-    if cells.all() or (not always and (may.all() or cells.mean() >= WHOLE)):
+    if may.all() or cells.mean() >= WHOLE:
         whole = store.encode(None)
         cost = 8 * _size(whole) + store.cost.sum()
         best, whole = (cost, whole) if cost < best else (best, None)

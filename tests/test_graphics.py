@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from pictures import pixels, whole_photo
+from PIL import Image, ImageDraw
 from test_exact import page
 
 import pillow_nic
@@ -20,11 +21,50 @@ def test_a_photograph_is_stored_as_if_there_were_no_exact_cells() -> None:
     assert pillow_nic.encode(photo, quality=0.5) == pillow_nic.encode(photo, quality=0.5, graphics="never")
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (16, 16), (50, 70)])
-def test_noise_and_one_colour_are_no_graphics(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(16, 16), (50, 70)])
+def test_noise_is_no_graphics(shape: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     assert not cells.has_graphics(noise)
-    assert not cells.has_graphics(np.full((*shape, 3), 90, np.uint8))
+
+
+def drawn(ink: int, paper: int) -> np.ndarray:
+    im = Image.new("RGB", (200, 100), (paper,) * 3)
+    ImageDraw.Draw(im).multiline_text((5, 5), "Pale text, dark text.\n" * 5, fill=(ink,) * 3)
+    return np.asarray(im)
+
+
+def squares(side: int) -> np.ndarray:
+    """Two colours, checked: the side of 16 pixels has cells of one colour each."""
+    dark = np.indices((96 // side, 96 // side)).sum(0) % 2 == 0
+    return np.where(np.kron(dark, np.ones((side, side)))[..., None], np.uint8((200, 30, 60)), np.uint8(250))
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        np.full((40, 40, 3), 9, np.uint8),
+        np.full((100, 90, 3), (255, 0, 0), np.uint8),
+        drawn(210, 255),
+        drawn(70, 30),
+        *(squares(side) for side in (1, 2, 8, 16, 32)),
+        np.random.default_rng(4).integers(0, 2, (16, 16, 1), np.uint8).repeat(3, 2) * 255,
+    ],
+    ids=["grey", "red", "pale", "dark", "1", "2", "8", "16", "32", "icon"],
+)
+@pytest.mark.parametrize("choice", ["auto", "always"])
+def test_simple_drawings_are_exact_and_small(drawing: np.ndarray, choice: str) -> None:
+    """Without sharp cells: pale, aligned with the cells, dots, of one colour."""
+    data = pillow_nic.encode(drawing, quality=0.5, graphics=choice)
+    np.testing.assert_array_equal(pillow_nic.decode(data), drawing)
+    assert len(data) <= len(pillow_nic.encode(drawing, lossless=True))
+
+
+def test_always_is_never_larger_than_lossless() -> None:
+    dense = np.random.default_rng(5).integers(0, 3, (96, 96, 1), np.uint8).repeat(3, 2) * 100
+    dense[:, :64] = np.asarray(page())[:96, :64]
+    data = pillow_nic.encode(dense, quality=0.2, graphics="always")
+    np.testing.assert_array_equal(pillow_nic.decode(data), dense)
+    assert len(data) <= len(pillow_nic.encode(dense, lossless=True))
 
 
 def test_text_is_graphics_also_in_part_of_a_picture() -> None:
@@ -76,10 +116,6 @@ def test_exact_parts_grow_over_what_is_plain() -> None:
     assert small.shape == (8, 16)
     assert small[:, :9].all()
     assert not small[:, 9:].any()
-
-
-def test_the_quick_test_of_what_is_flat_and_has_no_contrast() -> None:
-    assert not cells.has_graphics(np.full((40, 40, 3), 9, np.uint8))
 
 
 def test_cells_of_a_linear_gradient_may_be_exact_whichever_way_it_runs() -> None:
