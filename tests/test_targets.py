@@ -14,6 +14,7 @@ import pytest
 from pictures import photo, pixels, psnr, saved
 from PIL import Image
 from pytorch_msssim import ms_ssim
+from test_exact import page
 
 import pillow_nic
 from pillow_nic import codec, options, targets
@@ -136,6 +137,16 @@ def test_what_is_met_by_everything_is_met_by_the_smallest_or_best() -> None:
     flat = np.full((40, 40, 3), 128, np.uint8)
     assert len(pillow_nic.encode(flat, target_size=5000)) < 1000
     assert len(pillow_nic.encode(flat, target_psnr=30)) < 200
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_a_size_between_painted_and_exact_text(share: float) -> None:
+    """Where bytes jump from painted to exact, the best file that fits, also one that is painted throughout."""
+    text = np.tile(np.asarray(page())[:64], (2, 1, 1))
+    size = int(share * len(pillow_nic.encode(text, lossless=True)))
+    data, painted = (pillow_nic.encode(text, target_size=size, graphics=g) for g in ("auto", "never"))
+    assert len(data) <= size
+    assert psnr(text, pillow_nic.decode(data)) >= psnr(text, pillow_nic.decode(painted))
 
 
 def test_imageio_and_the_other_options(tmp_path: Path) -> None:
