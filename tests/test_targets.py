@@ -12,9 +12,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from pictures import photo, pixels, psnr, saved
-from PIL import Image
+from PIL import Image, ImageDraw
 from pytorch_msssim import ms_ssim
-from test_exact import page
 
 import pillow_nic
 from pillow_nic import codec, options, targets
@@ -141,8 +140,13 @@ def test_what_is_met_by_everything_is_met_by_the_smallest_or_best() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
 def test_a_size_between_painted_and_exact_text(share: float) -> None:
-    """Where bytes jump from painted to exact, the best file that fits, also one that is painted throughout."""
-    text = np.tile(np.asarray(page())[:64], (2, 1, 1))
+    """Where bytes jump from painted to exact: the best file that fits, painted throughout if need be."""
+    letters = np.random.default_rng(6).integers(97, 123, (16, 50), np.uint8)
+    im = Image.new("RGB", (320, 224), "white")
+    ImageDraw.Draw(im).multiline_text(
+        (5, 5), "\n".join(map(bytes.decode, map(bytes, letters))), fill=(30, 30, 90)
+    )
+    text = np.asarray(im)
     size = int(share * len(pillow_nic.encode(text, lossless=True)))
     data, painted = (pillow_nic.encode(text, target_size=size, graphics=g) for g in ("auto", "never"))
     assert len(data) <= size
