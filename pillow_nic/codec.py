@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from . import colour, container, exact, graphics, targets, weights, workers
 from .binary import Buffer, Source, whole
+from .cells import has_graphics
 from .colour import ImagePixels
 from .container import Container
 from .decoding import (
@@ -153,7 +154,7 @@ def encode_pixels(
 
     if options.target is None:
         return encode_at(options, 0, progress)
-    original = targets.Picture(np.asarray(colours), alpha)
+    original = targets.Picture(np.asarray(colours), alpha, has_graphics(flat))
     return targets.meet(options, original, encode_at, decoded, progress)
 
 

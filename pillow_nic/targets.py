@@ -13,7 +13,6 @@ from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from . import distortion, workers
-from .cells import has_graphics
 from .distortion import Pixels
 from .options import TARGETS, EncodeOptions, Progress
 
@@ -103,10 +102,11 @@ def _best(metric: str) -> Callable[[float], str]:
 
 
 class Picture(NamedTuple):
-    """Colours H×W×3 and alpha H×W."""
+    """Colours H×W×3 and alpha H×W; ``drawn``: parts of it may be stored exactly, so that bytes jump."""
 
     colours: Pixels
     alpha: Pixels | None
+    drawn: bool = False
 
 
 def meet(
@@ -154,7 +154,7 @@ def meet(
         _, data, found = _search(goal, attempts(options), start, most)
         return data, found
 
-    drawn = goal.of_size and options.graphics == "auto" and has_graphics(picture.colours)
+    drawn = goal.of_size and options.graphics == "auto" and picture.drawn
     data, found = search(options, DRAWN_ATTEMPTS if drawn else ATTEMPTS)
     if drawn and not goal.met(found) and fidelity(data) < EXACT:
         _, painted = search(replace(options, graphics="never"))

@@ -353,7 +353,7 @@ def test_every_flipped_bit_is_found(mixed: bytes) -> None:
 
 def test_the_page_shows_a_file_of_exact_cells() -> None:
     page = (Path(pillow_nic.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
-    dump = page.partition("one grey pixel without a model:\n\n```\n")[2].partition("\n```")[0]
+    dump = page.partition("without a model, one grey pixel:\n\n```\n")[2].partition("\n```")[0]
     data = bytes.fromhex("".join(line[4:52] for line in dump.splitlines()))
     assert pillow_nic.decode(data).tolist() == [[128]]
     assert pillow_nic.read_header(data).lossless
