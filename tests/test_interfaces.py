@@ -144,6 +144,23 @@ def test_what_is_no_source_is_refused(function: Any, tmp_path: Path) -> None:
         function(PHOTO)
 
 
+class Silent(io.BytesIO):
+    """As a pipe that does not block, with nothing in it yet."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("function", [*functions(), lambda source: pillow_nic.decode_batch([source])])
+def test_a_file_that_gives_no_bytes_is_refused(function: Any, file: Path) -> None:
+    with open(file, encoding="utf-8") as undecodable, open(file, encoding="latin-1") as text:
+        for source in (undecodable, text, io.StringIO("text"), io.StringIO()):
+            with pytest.raises(TypeError, match="must be binary, opened with 'rb': it gives str, not bytes"):
+                function(source)
+    with pytest.raises(BlockingIOError, match="has no bytes yet"):
+        function(Silent())
+
+
 # ------------------------------------------------------------------------------------------- range requests
 
 

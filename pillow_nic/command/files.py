@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..binary import whole
 from ..writing import behind_links, is_special, write_new
 from .messages import OutputError, UsageError, source_name, target_name, writing_stdout
 
@@ -149,7 +150,7 @@ def read(source: Path | None) -> bytes:
         return source.read_bytes()
     if sys.stdin is None:
         raise OSError("closed")
-    return sys.stdin.buffer.read()
+    return bytes(whole(sys.stdin.buffer))
 
 
 def opened(source: Path | None) -> tuple[IO[bytes], int]:
