@@ -172,8 +172,9 @@ class _Options:
         return "\n".join(f"    {name}: {cls.sentence(name)}" for name in cls.names())
 
     def given(self) -> dict[str, Any]:
-        """The options that are not at their defaults, as keywords."""
-        values = {option.name: (getattr(self, option.name), option.default) for option in fields(self)}
+        """The options that are not at their defaults and have an effect, as keywords."""
+        options = [option for option in fields(self) if option.name not in self.idle()]
+        values = {option.name: (getattr(self, option.name), option.default) for option in options}
         return {name: value for name, (value, default) in values.items() if value != default}
 
     @classmethod
@@ -184,7 +185,7 @@ class _Options:
             _warn(f"{name} means nothing to a lossless file, and is ignored")
         return chosen
 
-    def idle(self) -> Iterable[str]:
+    def idle(self) -> tuple[str, ...]:
         """Options that are given and without effect."""
         return ()
 
@@ -273,7 +274,7 @@ class EncodeOptions(_Options):
         """The tune whose loss the model was trained for."""
         return next((tune for tune, model in TUNES.items() if model == self.model), self.tune)
 
-    def idle(self) -> Iterable[str]:
+    def idle(self) -> tuple[str, ...]:
         return ("quality",) if self.lossless and self.quality != EncodeOptions.quality else ()
 
 
