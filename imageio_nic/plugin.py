@@ -30,7 +30,13 @@ from pillow_nic import container
 from pillow_nic.binary import read_block
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.options import TOP_RATE_POINT, DecodeKeywords, DecodeOptions, SaveKeywords, chosen_for_save
+from pillow_nic.options import (
+    TOP_RATE_POINT,
+    DecodeKeywords,
+    SaveKeywords,
+    chosen_for_decode,
+    chosen_for_save,
+)
 from pillow_nic.writing import replace_file, write_all
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +79,7 @@ class NicPlugin(PluginV3):
         values out of range, TypeError for unknown options, OSError for damaged data."""
         _check_index(index)
         header, metadata = self._info
-        options = DecodeOptions(**keywords)
+        options = chosen_for_decode("imread", keywords)
         header.wanted(options.layers)
         Image._decompression_bomb_check((header.width, header.height))
         from pillow_nic import codec, decoding  # loads torch

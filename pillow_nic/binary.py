@@ -76,7 +76,7 @@ class Reader:
 
 def from_memory(data: Buffer) -> Callable[[int], memoryview]:
     """A ``read`` that gives slices, not copies."""
-    view = memoryview(data).cast("B")
+    view = _bytes(data)
     position = 0
 
     def read(size: int) -> memoryview:
@@ -98,7 +98,16 @@ def whole(source: Source) -> Buffer:
         return Path(source).read_bytes()
     if hasattr(source, "read"):
         return b"".join(iter(lambda: read_block(source, _BLOCK), b""))
-    return memoryview(source).cast("B")
+    return _bytes(source)
+
+
+def _bytes(source: Buffer) -> memoryview:
+    try:
+        view = memoryview(source)
+    except TypeError:
+        given = type(source).__name__
+        raise TypeError(f"a .nic file is given as bytes, path or binary file, not as {given}") from None
+    return view.cast("B")
 
 
 def read_block(file: Readable, size: int) -> Buffer:
