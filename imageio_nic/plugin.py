@@ -27,9 +27,16 @@ from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from PIL import Image, ImageOps
 
 from pillow_nic import container
+from pillow_nic.binary import read_block
 from pillow_nic.header import SIGNATURE, Header
 from pillow_nic.metadata import Metadata
-from pillow_nic.options import TOP_RATE_POINT, DecodeKeywords, DecodeOptions, SaveKeywords, chosen_for_save
+from pillow_nic.options import (
+    TOP_RATE_POINT,
+    DecodeKeywords,
+    SaveKeywords,
+    chosen_for_decode,
+    chosen_for_save,
+)
 from pillow_nic.writing import replace_file, write_all
 
 Array = np.ndarray[Any, Any]
@@ -49,7 +56,7 @@ class NicPlugin(PluginV3):
                 raise InitializationError(f"the NIC plugin writes .nic files, not {request.extension}")
             return
         file = request.get_file()
-        head = file.read(len(SIGNATURE))
+        head = bytes(read_block(file, len(SIGNATURE)))
         if head != SIGNATURE:
             with suppress(OSError, AttributeError):  # so that the next plugin finds what this one found
                 file.seek(-len(head), 1)
@@ -72,7 +79,7 @@ class NicPlugin(PluginV3):
         values out of range, TypeError for unknown options, OSError for damaged data."""
         _check_index(index)
         header, metadata = self._info
-        options = DecodeOptions(**keywords)
+        options = chosen_for_decode("imread", keywords)
         header.wanted(options.layers)
         Image._decompression_bomb_check((header.width, header.height))
         from pillow_nic import codec, decoding  # loads torch
@@ -198,7 +205,7 @@ class _Tape:
     def read(self, size: int, /) -> bytes:
         """What ``container.read_info`` asks for, from the position on."""
         end = self.position + size
-        while len(self.data) < end and (block := self.file.read(end - len(self.data))):
+        while len(self.data) < end and (block := read_block(self.file, end - len(self.data))):
             self.data += block
         piece = bytes(self.data[self.position : end])
         self.position += len(piece)

@@ -34,6 +34,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from . import container
+from .binary import whole
 from .errors import BitstreamError
 from .header import SIGNATURE, region_inside
 from .metadata import Metadata
@@ -173,7 +174,7 @@ class NicImageFile(ImageFile.ImageFile):
             raise RuntimeError("verify must be called directly after open")
         try:
             self.fp.seek(self._start)
-            container.verify(self.fp.read())
+            container.verify(whole(self.fp))
         finally:
             super().verify()
 

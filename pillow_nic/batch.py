@@ -22,7 +22,7 @@ from .errors import NicError
 from .header import region_inside
 from .memory import within_memory
 from .network import PATCH
-from .options import DecodeKeywords, DecodeOptions
+from .options import DecodeKeywords, DecodeOptions, chosen_for_decode
 
 TOGETHER = 512 * 512
 """Pixels of the pictures that one thread decodes together."""
@@ -47,11 +47,15 @@ def decode_batch(
     the pixels of each as :func:`decode` gives them, to ±1 level.
 
     ``as_tensor``: uint8 tensors of torch instead, C×H×W, on the device where they were computed. A region is
-    the same one of every picture. Errors as for decode; those of a file begin with its place in ``files``,
-    and with its path if it has one, and nothing is returned then. Options:
+    the same one of every picture. Errors as for decode; those of a file say its place in ``files``, and its
+    path if it has one, and nothing is returned then. Options:
 
     """
-    options = DecodeOptions(**keywords)
+    options = chosen_for_decode("decode_batch", keywords)
+    if isinstance(files, Buffer | str | PathLike) or hasattr(files, "read"):
+        raise TypeError(
+            "decode_batch() takes several files, as a list or any other iterable; decode() takes one"
+        )
     sources: list[tuple[str, Buffer]] = []
     for number, file in enumerate(files):
         name = f"files[{number}]" + (f" ({file})" if isinstance(file, str | PathLike) else "")
@@ -77,8 +81,11 @@ def _naming(name: str) -> Iterator[None]:
     """Errors about a file say which."""
     try:
         yield
-    except (NicError, TypeError, ValueError) as error:
-        error.args = (f"{name}: {error}",)
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's, whose number stays
+            error.strerror = f"{name}: {error.strerror}"
+        else:
+            error.args = (f"{name}: {error}",)
         raise
 
 

@@ -3,6 +3,7 @@ library only."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -75,7 +76,7 @@ class Reader:
 
 def from_memory(data: Buffer) -> Callable[[int], memoryview]:
     """A ``read`` that gives slices, not copies."""
-    view = memoryview(data).cast("B")
+    view = _bytes(data)
     position = 0
 
     def read(size: int) -> memoryview:
@@ -88,7 +89,7 @@ def from_memory(data: Buffer) -> Callable[[int], memoryview]:
 
 
 def reading(source: Buffer | Readable) -> Callable[[int], bytes | memoryview]:
-    return _in_blocks(source.read) if hasattr(source, "read") else from_memory(source)
+    return _in_blocks(source) if hasattr(source, "read") else from_memory(source)
 
 
 def whole(source: Source) -> Buffer:
@@ -96,16 +97,40 @@ def whole(source: Source) -> Buffer:
     if isinstance(source, str | PathLike):
         return Path(source).read_bytes()
     if hasattr(source, "read"):
-        return b"".join(iter(lambda: source.read(_BLOCK), b""))
-    return memoryview(source).cast("B")
+        return b"".join(iter(lambda: read_block(source, _BLOCK), b""))
+    return _bytes(source)
 
 
-def _in_blocks(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+def _bytes(source: Buffer) -> memoryview:
+    try:
+        view = memoryview(source)
+    except TypeError:
+        given = type(source).__name__
+        raise TypeError(f"a .nic file is given as bytes, path or binary file, not as {given}") from None
+    return view.cast("B")
+
+
+def read_block(file: Readable, size: int) -> Buffer:
+    """What a file gives at once, ``size`` bytes at most, none at its end. TypeError for a file that is not
+    binary, BlockingIOError for one that has nothing yet and does not wait."""
+    try:
+        block: object = file.read(size)
+    except UnicodeDecodeError:
+        block = ""
+    if block is None:
+        raise BlockingIOError(errno.EAGAIN, "the file has no bytes yet, and does not wait for them")
+    if not isinstance(block, Buffer):
+        given = type(block).__name__
+        raise TypeError(f"the file must be binary, opened with 'rb': it gives {given}, not bytes")
+    return block
+
+
+def _in_blocks(file: Readable) -> Callable[[int], bytes]:
     """A ``read`` that gives all it is asked for unless the file ends, growing block by block."""
 
     def read_all(size: int) -> bytes:
         out = bytearray()
-        while len(out) < size and (piece := read(min(size - len(out), _BLOCK))):
+        while len(out) < size and (piece := read_block(file, min(size - len(out), _BLOCK))):
             out += piece
         return bytes(out)
 

@@ -48,9 +48,9 @@ from .options import (
     EncodeOptions,
     Progress,
     SaveKeywords,
-    near_name,
+    chosen_for_decode,
     rate_point,
-    unknown,
+    refuse_unknown,
     whole_number,
 )
 from .refinement import refine
@@ -75,16 +75,17 @@ def encode(image: Array | Image.Image | Tensor, **keywords: Unpack[SaveKeywords]
     TypeError for options, metadata, shapes and types that cannot be, and for targets that cannot be met;
     OSError for modes of more than 8 bits; UnsupportedModelError for a model that is not installed. Options:
     """
-    for name in unknown(keywords):
-        near = near_name(name)
-        raise TypeError(f"encode() has no option {name!r}" + (f": is it {near!r}?" if near else ""))
+    refuse_unknown("encode", keywords, SaveKeywords.__annotations__)
     options, progress = EncodeOptions.chosen(keywords), keywords.get("progress")
     if isinstance(image, Image.Image):
         metadata = Metadata.from_save(image.info, keywords)
         return encode_pixels(colour.pixels_of(image), options, metadata, progress)
     if isinstance(image, Tensor):
-        image = _channels_last(image).cpu().numpy()
-    return encode_pixels(colour.as_pixels(image), options, Metadata.from_save({}, keywords), progress)
+        image = _channels_last(image).detach().cpu().numpy()
+    array = np.asarray(image)
+    if array.dtype.kind in "OSU":  # of a path, for example
+        raise TypeError(f"encode() takes an array, a Pillow image or a tensor, not {type(image).__name__}")
+    return encode_pixels(colour.as_pixels(array), options, Metadata.from_save({}, keywords), progress)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -220,7 +221,7 @@ def decode(source: Source, **keywords: Unpack[DecodeKeywords]) -> Pixels:
     model is not installed. More pixels than PIL.Image.MAX_IMAGE_PIXELS are a warning or an error as for
     Image.open. Options:
     """
-    return decode_bytes(whole(source), DecodeOptions(**keywords))
+    return decode_bytes(whole(source), chosen_for_decode("decode", keywords))
 
 
 @saying("decode this file")

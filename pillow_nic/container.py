@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from zlib import crc32
 
-from .binary import Buffer, Readable, Reader, from_memory, reading, varint
+from .binary import Buffer, Readable, Reader, from_memory, read_block, reading, varint
 from .errors import BitstreamError, TruncatedError
 from .header import Header, dump_header, header_faults, take_header
 from .streams import CELLS_BYTES, CELLS_TAG, Place, Row, cells_fault, is_lossless, rows_of, stream_crc
@@ -169,7 +169,7 @@ class LayerCounter:
         returns how many it holds."""
         while (whole := self.update(data)) < layers:
             missing = self.ends[layers - 1] - len(data) if self.ends else LAYER_BLOCK
-            if not (block := file.read(missing)):
+            if not (block := read_block(file, missing)):
                 break
             data += block
         return whole

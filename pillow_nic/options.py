@@ -12,7 +12,7 @@ import numbers
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
@@ -172,8 +172,9 @@ class _Options:
         return "\n".join(f"    {name}: {cls.sentence(name)}" for name in cls.names())
 
     def given(self) -> dict[str, Any]:
-        """The options that are not at their defaults, as keywords."""
-        values = {option.name: (getattr(self, option.name), option.default) for option in fields(self)}
+        """The options that are not at their defaults and have an effect, as keywords."""
+        options = [option for option in fields(self) if option.name not in self.idle()]
+        values = {option.name: (getattr(self, option.name), option.default) for option in options}
         return {name: value for name, (value, default) in values.items() if value != default}
 
     @classmethod
@@ -184,7 +185,7 @@ class _Options:
             _warn(f"{name} means nothing to a lossless file, and is ignored")
         return chosen
 
-    def idle(self) -> Iterable[str]:
+    def idle(self) -> tuple[str, ...]:
         """Options that are given and without effect."""
         return ()
 
@@ -273,7 +274,7 @@ class EncodeOptions(_Options):
         """The tune whose loss the model was trained for."""
         return next((tune for tune, model in TUNES.items() if model == self.model), self.tune)
 
-    def idle(self) -> Iterable[str]:
+    def idle(self) -> tuple[str, ...]:
         return ("quality",) if self.lossless and self.quality != EncodeOptions.quality else ()
 
 
@@ -339,24 +340,34 @@ class DecodeKeywords(TypedDict, total=False):
     threads: int | None
 
 
+def chosen_for_decode(function: str, keywords: Mapping[str, Any]) -> DecodeOptions:
+    """The options that a function was called with; TypeError for one that is not known."""
+    refuse_unknown(function, keywords, DecodeKeywords.__annotations__)
+    return DecodeOptions(**keywords)
+
+
+def refuse_unknown(function: str, keywords: Iterable[str], known: Collection[str]) -> None:
+    """TypeError for the first keyword that a function does not know, with the one that it comes near."""
+    for name in keywords:
+        if name not in known:
+            near = _near_name(name, known)
+            raise TypeError(f"{function}() has no option {name!r}" + (f": is it {near!r}?" if near else ""))
+
+
 def chosen_for_save(keywords: Mapping[str, Any]) -> EncodeOptions:
     """The options among the keywords of a save in Pillow or imageio, where one set of keywords often serves
     several formats: what is not known is ignored, but a UserWarning names the option that a misspelt one
     comes near."""
-    for name in unknown(keywords):
+    known = SaveKeywords.__annotations__
+    for name in keywords:
         # "mode", which imageio's other plugins take, is no misspelling of "model".
-        if (near := near_name(name)) and name != "mode":
+        if name not in known and name != "mode" and (near := _near_name(name, known)):
             _warn(f"there is no option {name!r}, and it is ignored: is it {near!r}?")
     return EncodeOptions.chosen(keywords)
 
 
-def unknown(keywords: Mapping[str, Any]) -> Iterable[str]:
-    """The names that mean nothing to a save."""
-    return (name for name in keywords if name not in SaveKeywords.__annotations__)
-
-
-def near_name(name: str) -> str | None:
-    """The option of a save that is spelt nearly so."""
+def _near_name(name: str, known: Iterable[str]) -> str | None:
+    """The option that is spelt nearly so."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name.lower(), SaveKeywords.__annotations__, 1, 0.85)), None)
+    return next(iter(get_close_matches(name.lower(), known, 1, 0.85)), None)

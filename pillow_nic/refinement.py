@@ -184,7 +184,8 @@ class _Task:
         return zero * (2 * self.reach + 1) + self.reach, coded
 
     def refined(self, tile: _Tile, piece: Tile, number: int, told: _Counter) -> list[Tensor]:
-        """Latents of the piece with its halo that round to better symbols: one of the end of each stage."""
+        """Latents of the piece with its halo that round to better symbols: one of the end of each stage; none
+        once the work is given up."""
         top, left = tile.place.rows.start, tile.place.columns.start
         rows, columns = piece.rows, piece.columns
         place = (
@@ -216,6 +217,8 @@ class _Task:
         ends, numbers = [], count(1)
         for stage in self.stages:
             for temperature in stage:
+                if workers.given_up():
+                    return []
                 moved.requires_grad_(True)
                 coder.begin(y + moved * step, temperature, stage.noise)
                 y_hat = code_groups(network, side.features, point, coder, self.header.groups)

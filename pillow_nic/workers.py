@@ -13,7 +13,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import torch
@@ -66,15 +67,17 @@ def thread_count(threads: int | None = None) -> int:
 
 def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
     """``action`` of every item, in inference mode, on so many threads; its results in the order of the items.
-    After an exception no further item is begun, and it is raised once those in work are done. An action that
-    calls this again gets its own thread; `each_within` is for those that have pieces of their own."""
+    After an exception no further item is begun, and it is raised once those in work are done; one that takes
+    long asks `given_up`. An action that calls this again gets its own thread; `each_within` is for those that
+    have pieces of their own."""
     listed = list(items)
     if not listed or getattr(_thread, "is_worker", False):
         return [action(item) for item in listed]
     running = min(threads, len(listed))
     work = _Work(action, listed, _Idle(threads - running))
-    futures = [_pool_of(running).submit(work) for _ in range(running)]
+    futures: list[Future[None]] = []
     try:
+        futures += (_pool_of(running).submit(work) for _ in range(running))
         _wait(futures)
     except BaseException:  # KeyboardInterrupt: leave nothing running behind the caller's back
         work.stop.set()
@@ -88,6 +91,7 @@ def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list
     no items for, or none any more."""
     listed = list(items)
     idle: _Idle | None = getattr(_thread, "idle", None)
+    stop: threading.Event | None = getattr(_thread, "stop", None)
     helpers = 0 if idle is None else idle.take(len(listed) - 1)
     if idle is None or not helpers:
         return [action(item) for item in listed]
@@ -100,8 +104,15 @@ def each_within(action: Callable[[Item], Result], items: Iterable[Item]) -> list
         begun = [future for future in futures if not future.cancel()]
         _wait(begun)
         idle.give(helpers)
-        _thread.idle = idle
+        _thread.idle, _thread.stop = idle, stop
     return work.finished(begun)
+
+
+def given_up() -> bool:
+    """Whether the work of which the calling thread does an item has failed, or was interrupted: what comes of
+    the item does not matter any more."""
+    stop: threading.Event | None = getattr(_thread, "stop", None)
+    return stop is not None and stop.is_set()
 
 
 def _wait(futures: list[Future[None]]) -> None:
@@ -110,8 +121,12 @@ def _wait(futures: list[Future[None]]) -> None:
     done: SimpleQueue[Future[None]] = SimpleQueue()
     for future in futures:
         future.add_done_callback(done.put)
-    for _ in futures:
-        done.get()
+    left = len(futures)
+    while left:
+        # A signal that comes just before a wait, and any on Windows, is heard of only after that wait.
+        with suppress(Empty):
+            done.get(timeout=0.2)
+            left -= 1
 
 
 class _Idle:
@@ -142,7 +157,7 @@ class _Work(Generic[Item, Result]):
         self.stop = threading.Event()
 
     def __call__(self) -> None:
-        _thread.idle = self.idle
+        _thread.idle, _thread.stop = self.idle, self.stop
         try:
             with torch.inference_mode():
                 for index in self.waiting:

@@ -135,14 +135,24 @@ def test_what_is_no_file_is_named(files: list[bytes], tmp_path: Path) -> None:
     for wrong, kind, message in (
         (5, TypeError, r"^files\[1\]: "),
         (b"GIF89a", pillow_nic.BitstreamError, r"^files\[1\]: .*not a NIC file"),
-        (tmp_path / "missing.nic", FileNotFoundError, r"missing\.nic"),
+        (
+            tmp_path / "missing.nic",
+            FileNotFoundError,
+            r"^\[Errno 2\] files\[1\] \(.*missing\.nic\): No such ",
+        ),
     ):
         with pytest.raises(kind, match=message):
             pillow_nic.decode_batch([files[0], wrong])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^files\[1\]: region .* not inside 150x90 pixels"):
         pillow_nic.decode_batch([of_size(300, 200), files[0]], region=(0, 0, 200, 200))
-    with pytest.raises(TypeError, match="quality"):
+    with pytest.raises(TypeError, match=r"^decode_batch\(\) has no option 'quality'$"):
         pillow_nic.decode_batch(files, quality=1)  # type: ignore[call-overload]
+
+
+def test_one_file_is_no_batch(files: list[bytes], tmp_path: Path) -> None:
+    for one in (files[0], memoryview(files[0]), "photo.nic", tmp_path / "photo.nic", io.BytesIO(files[0])):
+        with pytest.raises(TypeError, match=r"decode_batch\(\) takes several files, .* decode\(\) takes one"):
+            pillow_nic.decode_batch(one)  # type: ignore[call-overload]
 
 
 def test_a_batch_takes_less_processor_time_than_a_loop() -> None:

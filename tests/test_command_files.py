@@ -132,6 +132,12 @@ def test_from_standard_input_to_standard_output(here: Path, output: str | None) 
         (["a.png", "in/a.png"], "out", "a.png and in/a.png would both become out/a.nic"),
         (["a.png", "b.png"], "a.png", "a.png is not a folder"),
         (["a.png", "b.png"], "fifo", "fifo is not a folder"),
+        (
+            ["a.png", "b.png"],
+            "x.nic",
+            r"x\.nic is the name of one file: several need a folder \(x\.nic/ is one\)",
+        ),
+        (["in"], "x.JPG", r"x\.JPG is the name of one file: several need a folder \(x\.JPG/ is one\)"),
         (["a.png", "b.png"], "-", "standard output takes one file"),
         (["-", "a.png"], "out", r"standard input \(-\) must be the only input"),
         (["-"], "in", "in is a folder: give a file's name for standard input"),
@@ -151,6 +157,15 @@ def test_what_makes_no_sense(here: Path, names: list[str], output: str, problem:
     inputs = Inputs(tuple(names))
     with pytest.raises(UsageError, match=f"^{problem}$"):
         find_jobs(find_sources(inputs, {".png"})[0], inputs, output, ".nic")
+
+
+def test_a_folder_may_have_the_name_of_a_picture(here: Path) -> None:
+    (here / "x.jpg").mkdir()
+    inputs = Inputs(("a.png", "b.png"))
+    sources, _ = find_sources(inputs, {".png"})
+    for output in ("x.jpg", "new.jpg/", "new.v2"):
+        jobs = find_jobs(sources, inputs, output, ".nic")
+        assert [job.target for job in jobs] == [Path(output, "a.nic"), Path(output, "b.nic")]
 
 
 # ------------------------------------------------------------------------------------------------- writing

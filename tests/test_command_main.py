@@ -196,6 +196,7 @@ def test_a_failed_write_leaves_nothing(here: Path) -> None:
         ["encode", "a.png", "-o", "a.jpg"],
         ["encode", "a.png", "-o", ""],
         ["encode", ""],
+        ["encode", "a.png", "--lossless", "--target-size", "2k"],
         ["encode", "-", "a.png", "-o", "out/"],
         ["encode", "-", "-o", "empty"],
         ["encode", "a.png", "a.png.copy", "-o", "-"],
@@ -561,6 +562,13 @@ def test_warnings_are_said_about_their_file(
     assert run("encode", "a.png", "-o", "c.nic") == 1
     assert capsys.readouterr().err.startswith(said.format("20000"))
     assert names(here) == ["a.png", "b.nic"]
+
+
+def test_a_warning_about_the_options_is_said_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("b.png", "c.png"):
+        (here / name).write_bytes((here / "a.png").read_bytes())
+    assert run("encode", "--lossless", "-q", "0.3", "a.png", "b.png", "c.png") == 0
+    assert capsys.readouterr().err == "nic: quality means nothing to a lossless file, and is ignored\n"
 
 
 # ---------------------------------------------------------------------------------------- as a program

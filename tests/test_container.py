@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -521,6 +522,20 @@ def test_a_slow_file_is_read_to_its_end() -> None:
             return super().read(min(size, 1))
 
     assert whole(Drops(SMALL_BYTES)) == SMALL_BYTES
+
+
+@pytest.mark.parametrize(("gives", "error"), [(None, BlockingIOError), ("", TypeError), ("text", TypeError)])
+def test_a_file_that_gives_no_bytes_is_no_short_file(gives: Any, error: type[Exception]) -> None:
+    class Odd:
+        def read(self, size: int, /) -> Any:
+            return gives
+
+    with pytest.raises(error):
+        whole(Odd())
+    with pytest.raises(error):
+        read_info(Odd())
+    with pytest.raises(error):
+        LayerCounter().read(Odd(), bytearray(), 1)
 
 
 def test_layer_offsets_of_every_prefix() -> None:

@@ -57,6 +57,7 @@ def test_modes_that_pillow_converts() -> None:
         ),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"not \(1, 3, 8, 8\)"),
         (torch.zeros(3, 8, 8), "uint8 or bool, not float32"),
+        (torch.zeros(3, 8, 8, requires_grad=True), "uint8 or bool, not float32"),
         (np.zeros((8, 8, 3)), "uint8 or bool, not float64"),
         (np.zeros((8, 8, 5), np.uint8), "shape H×W"),
         ([[1, 2], [3, 4]], "uint8 or bool, not int64"),
@@ -65,6 +66,13 @@ def test_modes_that_pillow_converts() -> None:
 )
 def test_what_is_no_picture_is_refused(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        pillow_nic.encode(image)
+
+
+@pytest.mark.parametrize("image", ["photo.png", PHOTO, b"\x89PNG", io.BytesIO(), None])
+def test_a_file_is_no_picture(image: Any) -> None:
+    message = f"takes an array, a Pillow image or a tensor, not {type(image).__name__}"
+    with pytest.raises(TypeError, match=message):
         pillow_nic.encode(image)
 
 
@@ -135,13 +143,31 @@ def functions() -> list[Any]:
 
 @pytest.mark.parametrize("function", functions())
 def test_what_is_no_source_is_refused(function: Any, tmp_path: Path) -> None:
-    for source in (None, 5, ["a"]):
-        with pytest.raises(TypeError):
+    for source in (None, 5, ["a"], photo()):
+        message = f"a .nic file is given as bytes, path or binary file, not as {type(source).__name__}"
+        with pytest.raises(TypeError, match=message):
             function(source)
     with pytest.raises(FileNotFoundError, match=r"missing\.nic"):
         function(tmp_path / "missing.nic")
     with pytest.raises(pillow_nic.BitstreamError, match="not a NIC file"):
         function(PHOTO)
+
+
+class Silent(io.BytesIO):
+    """As a pipe that does not block, with nothing in it yet."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("function", [*functions(), lambda source: pillow_nic.decode_batch([source])])
+def test_a_file_that_gives_no_bytes_is_refused(function: Any, file: Path) -> None:
+    with open(file, encoding="utf-8") as undecodable, open(file, encoding="latin-1") as text:
+        for source in (undecodable, text, io.StringIO("text"), io.StringIO()):
+            with pytest.raises(TypeError, match="must be binary, opened with 'rb': it gives str, not bytes"):
+                function(source)
+    with pytest.raises(BlockingIOError, match="has no bytes yet"):
+        function(Silent())
 
 
 # ------------------------------------------------------------------------------------------- range requests

@@ -242,6 +242,25 @@ def test_the_array_function_takes_no_others() -> None:
         encode(pixels, optimize=True)  # type: ignore[call-arg]
 
 
+def test_reading_takes_no_others(tmp_path: Path) -> None:
+    import imageio.v3 as iio
+
+    import imageio_nic  # noqa: F401
+    from pillow_nic import decode
+
+    path = tmp_path / "a.nic"
+    save_with_imageio(path)
+    readers: list[tuple[str, Any]] = [
+        ("decode", decode),
+        ("imread", lambda path, **options: iio.imread(path, plugin="nic", **options)),
+    ]
+    for name, read in readers:
+        with pytest.raises(TypeError, match=rf"^{name}\(\) has no option 'layer': is it 'layers'\?$"):
+            read(path, layer=1)
+        with pytest.raises(TypeError, match=rf"^{name}\(\) has no option 'foo'$"):
+            read(path, foo=1)
+
+
 def test_numpy_numbers_reach_the_file() -> None:
     file = io.BytesIO()
     im = Image.new("RGB", (32, 32), "teal")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,24 @@ def test_an_exception_ends_the_encoding() -> None:
     with pytest.raises(InterruptedError, match="enough"):
         pillow_nic.encode(pixels(size=(64, 48)), effort=2, progress=stop)
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no such signals")
+def test_an_interruption_ends_the_encoding_before_the_next_iteration() -> None:
+    told: list[float] = []
+
+    def interrupt(done: float) -> None:
+        told.append(done)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        deadline = time.monotonic() + 60
+        while not workers.given_up():  # until the main thread has heard of it
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    with pytest.raises(KeyboardInterrupt):
+        pillow_nic.encode(pixels(size=(64, 48)), effort=3, progress=interrupt)
+    assert told == [0.25]
 
 
 @pytest.mark.usefixtures("quick")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +73,50 @@ def test_an_exception_ends_the_work_and_reaches_the_caller() -> None:
         workers.each(fail, range(1000), 2)
     assert len(begun) <= 2
     assert workers.each(lambda item: item, range(3), 2) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_an_interruption_reaches_an_item_in_work(within: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, wait = threading.Event(), workers._wait
+    given_up: list[bool] = []
+
+    def long(_: int) -> None:
+        if within:
+            workers.each_within(str, range(3))
+        begun.set()
+        deadline = time.monotonic() + 60
+        while not workers.given_up() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        given_up.append(workers.given_up())
+
+    def interrupted(futures: list[Future[None]]) -> None:
+        if threading.current_thread() is threading.main_thread() and not begun.is_set():
+            begun.wait(60)
+            raise KeyboardInterrupt
+        wait(futures)
+
+    monkeypatch.setattr(workers, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.each(long, [0], 2)
+    assert given_up == [True]
+    assert workers.each(lambda _: workers.given_up(), range(3), 2) == [False] * 3
+
+
+def test_a_failure_reaches_an_item_in_work() -> None:
+    begun = threading.Event()
+
+    def fail_or_wait(item: int) -> None:
+        if item == 0:
+            begun.wait(60)
+            raise ZeroDivisionError
+        begun.set()
+        deadline = time.monotonic() + 60
+        while not workers.given_up():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    with pytest.raises(ZeroDivisionError):
+        workers.each(fail_or_wait, range(2), 2)
 
 
 def test_nested_work_is_done_by_the_thread_that_asks() -> None:

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from PIL import Image
+
+from ..binary import whole
 from ..writing import behind_links, is_special, write_new
 from .messages import OutputError, UsageError, source_name, target_name, writing_stdout
 
@@ -107,13 +110,17 @@ def find_jobs(sources: list[Source], inputs: Inputs, output: str | None, new_suf
     else:
         path = Path(output)
         several = len(sources) > 1 or os.path.isdir(inputs.names[0])
+        is_folder = os.path.isdir(path) or output.endswith(("/", os.sep))
         if output == STANDARD or is_standard_output(path):
             if several:
                 raise UsageError("standard output takes one file")
             jobs = [Job(source.path, None) for source in sources]
-        elif several or os.path.isdir(path) or output.endswith(("/", os.sep)):
+        elif several or is_folder:
             if os.path.lexists(path) and not os.path.isdir(path):
                 raise UsageError(f"{target_name(path)} is not a folder")
+            if not is_folder and path.suffix.lower() in Image.registered_extensions():
+                name = target_name(path)
+                raise UsageError(f"{name} is the name of one file: several need a folder ({name}/ is one)")
             if any(source.path is None for source in sources):
                 raise UsageError(f"{target_name(path)} is a folder: give a file's name for standard input")
             jobs = [Job(source.path, path / source.place.with_suffix(new_suffix)) for source in sources]
@@ -149,7 +156,7 @@ def read(source: Path | None) -> bytes:
         return source.read_bytes()
     if sys.stdin is None:
         raise OSError("closed")
-    return sys.stdin.buffer.read()
+    return bytes(whole(sys.stdin.buffer))
 
 
 def opened(source: Path | None) -> tuple[IO[bytes], int]:

@@ -7,7 +7,8 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -125,7 +126,11 @@ def _add_encode(commands: Commands) -> None:
 def _encode(args: argparse.Namespace) -> int:
     from . import actions
 
-    options = EncodeOptions.chosen(vars(args))
+    try:
+        with _warnings_as_lines():
+            options = EncodeOptions.chosen(vars(args))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return actions.encode(_inputs(args), args.output, _running(args), options, with_psnr=args.psnr)
 
 
@@ -355,15 +360,20 @@ def _check(
         value = read(text)
     except ValueError:
         value = text  # which the option's own check refuses, in its own words
+    try:
+        with _warnings_as_lines():
+            return getattr(options.chosen({name: value}), name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
-        try:
-            checked = getattr(options.chosen({name: value}), name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+        yield
     for remark in remarks:
         print(f"nic: {remark.message}", file=sys.stderr)
-    return checked
 
 
 if __name__ == "__main__":
