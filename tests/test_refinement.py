@@ -6,6 +6,7 @@ import io
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,9 +204,17 @@ def test_an_exception_ends_the_encoding() -> None:
     assert len(calls) == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell tells what it runs in the background to ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no such signals")
-def test_an_interruption_ends_the_encoding_before_the_next_iteration() -> None:
+def test_an_interruption_ends_the_encoding_before_the_next_iteration(interruptible: None) -> None:
     told: list[float] = []
 
     def interrupt(done: float) -> None:
