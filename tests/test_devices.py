@@ -130,9 +130,9 @@ def on_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[weights
     monkeypatch.setattr(weights, "load", load)
     monkeypatch.setattr(weights, "pick_device", lambda device=None: torch.device(device or META))
     monkeypatch.setattr(workers._thread, "is_worker", True, raising=False)
-    for effort, stages in refinement.STAGES.items():
+    for key, stages in refinement.STAGES.items():
         few = tuple(replace(stage, iterations=1) for stage in stages)
-        monkeypatch.setitem(refinement.STAGES, effort, few)
+        monkeypatch.setitem(refinement.STAGES, key, few)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     with torch.no_grad(), OneDevice():
         yield model

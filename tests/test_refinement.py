@@ -26,9 +26,9 @@ from pillow_nic.tiling import tiles
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for effort, stages in refinement.STAGES.items():
+    for key, stages in refinement.STAGES.items():
         few = tuple(replace(stage, iterations=2) for stage in stages)
-        monkeypatch.setitem(refinement.STAGES, effort, few)
+        monkeypatch.setitem(refinement.STAGES, key, few)
 
 
 def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def test_without_a_gain_the_file_is_that_of_effort_1(monkeypatch: pytest.MonkeyP
 
 def test_effort_3_keeps_what_effort_2_finds_if_that_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
     astray = refinement.Stage(40, (1.0, 1.0), 1000.0)  # nothing but noise
-    monkeypatch.setitem(refinement.STAGES, 3, (*refinement.STAGES[2], astray))
+    monkeypatch.setitem(refinement.STAGES, ("visual", 3), (*refinement.STAGES["visual", 2], astray))
     picture = pixels(size=(64, 48))
     files = [pillow_nic.encode(picture, effort=effort) for effort in (1, 2, 3)]
     assert files[0] != files[1] == files[2]
