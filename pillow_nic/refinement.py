@@ -61,13 +61,13 @@ class Stage:
 
 # What rate + λ·distortion lost against effort 1, in percent of the rate, on crops of validation pictures. 16
 # iterations, three crops, both tunes: 8.0, with all of the noise 5.5. Twice the rate of Adam, a rate that
-# falls, a start at effort 1's symbols and a last pass of effort 1 were all worse. 100 iterations, four crops,
-# both tunes: 11.8 from the start, and as much after the short stage. After the short stage, three crops of
-# "psnr" at quality 0.5: 84 iterations 6.8, with noise 0.9 6.9; 134 7.2, with noise 0.9 7.6. Two of "ms-ssim":
-# 84 14.1, with noise 0.9 13.9. Bytes at equal PSNR, three crops of "psnr" at three qualities, against 84: 155
-# -0.8 %, with noise 0.9 -1.0 %; an iteration of the other tunes takes longer. The hyper-latent refined, too, in
-# 40 more iterations between the stages, with the probabilities of the float networks: at most 0.3 more than the
-# same iterations without it ("psnr").
+# falls, a start at effort 1's symbols and a last pass of effort 1 were all worse. 100 iterations, four
+# crops, both tunes: 11.8 from the start, and as much after the short stage. After the short stage, three
+# crops of "psnr" at quality 0.5: 84 iterations 6.8, with noise 0.9 6.9; 134 7.2, with noise 0.9 7.6. Two of
+# "ms-ssim": 84 14.1, with noise 0.9 13.9. Bytes at equal PSNR, three crops of "psnr" at three qualities,
+# against 84: 155 -0.8 %, with noise 0.9 -1.0 %; an iteration of the other tunes takes longer. The
+# hyper-latent refined, too, in 40 more iterations between the stages, with the probabilities of the float
+# networks: at most 0.3 more than the same iterations without it ("psnr").
 _SHORT = Stage(15, (1.0, 0.35), 0.5)
 _LONG = Stage(84, (0.7, 0.2), 0.6)
 _LONGER = Stage(160, (0.7, 0.2), 0.9)
