@@ -122,7 +122,8 @@ def split(curves: Curves) -> str:
         ]
         for name in ("jpeg-420", "webp-m6", "jxl-e7", "avif-444-s6")
     ]
-    if not any(row[1] for row in rows):
+    rows = [row for row in rows if any(row[1:])]
+    if not rows:
         raise LookupError("nic-visual-e1")
     heads = [
         f"{METRICS[m].title.lstrip('−')}, {part} {SPLIT:g} bpp" for m in JUDGES[:3] for part in ("to", "from")
