@@ -326,7 +326,9 @@ def test_a_reduced_picture_is_that_of_the_exact_pixels(mixed: bytes, factor: int
 def test_batches_with_and_without_exact_cells(mixed: bytes) -> None:
     files = [mixed, saved(page(), graphics="never"), saved(page(), lossless=True), mixed]
     for data, decoded in zip(files, pillow_nic.decode_batch(files), strict=True):
-        assert np.abs(decoded.astype(int) - pillow_nic.decode(data)).max() <= 1
+        difference = np.abs(decoded.astype(int) - pillow_nic.decode(data))
+        assert difference.max() <= 2  # in bfloat16 either is within one level of float32
+        assert (difference > 1).mean() < 1e-4
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])

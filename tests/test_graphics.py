@@ -27,6 +27,12 @@ def test_noise_is_no_graphics(shape: tuple[int, int]) -> None:
     assert not cells.has_graphics(noise)
 
 
+def test_a_photograph_on_a_plain_ground_is_no_graphics() -> None:
+    goods = np.full((256, 256, 3), 255, np.uint8)
+    goods[90:154, 70:166] = pixels(size=(96, 64))
+    assert not cells.has_graphics(goods)
+
+
 def drawn(ink: int, paper: int) -> np.ndarray:
     im = Image.new("RGB", (200, 100), (paper,) * 3)
     ImageDraw.Draw(im).multiline_text((5, 5), "Pale text, dark text.\n" * 5, fill=(ink,) * 3)
