@@ -152,6 +152,11 @@ def decoded(w: Tensor, part: slice, mu: Tensor, log2_step: Tensor, side: SideInf
     return mu + w * torch.exp2(side.log2_inverse[:, part] + log2_step)
 
 
+def noisy(v: Tensor) -> Tensor:
+    """With uniform noise of a step, which stands for rounding (Ballé et al., ICLR 2017)."""
+    return v + torch.rand_like(v) - 0.5
+
+
 class RateEstimator:
     """The coder of training: counts bits of the noisy symbols and passes on rounded ones, straight through.
 
@@ -178,7 +183,7 @@ class RateEstimator:
         log2_step = log2_step if self.learn_step else log2_step.detach()
         v = scaled(self.y, part, mu, log2_step, self.side)
         rounded = v + (torch.round(v) - v).detach()
-        sample = v + torch.rand_like(v) - 0.5 if self.noise else rounded
+        sample = noisy(v) if self.noise else rounded
         bits = self.symbol_bits(sample, self.log2_scale[:, part], self.log2_skew[:, part])
         self.bits = self.bits + (bits if mask is None else bits * mask).sum((1, 2, 3))
         return decoded(rounded, part, mu, log2_step, self.side)

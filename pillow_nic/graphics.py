@@ -91,7 +91,7 @@ def mixture(
     first = symbols(colours, effort)
     if not isinstance(first, Stored):  # whose layers are written already; else one layer is judged by
         header = replace(header, layer_ends=header.layer_ends[-1:])
-    streams = write_layers(model, first, header.layer_ends)
+    streams = write_layers(model, first, header)
     bits = bits_of_cells(model, header, first, _size(streams))
     squares, sides, small_squares = _distortion(colours, header, streams, str(model.device), may, options)
     lmbda = float(lmbda_of(model, header).cpu())
@@ -116,7 +116,7 @@ def mixture(
         filled = Filled(colours, partial(exact.shown, flat, small))
         by_tile = symbols(filled, effort, Known(first, _changed(model, header, small)))
         kept = store.encode(small, edges=True)
-        size = _size(write_layers(model, by_tile, header.layer_ends)) + _size(kept)
+        size = _size(write_layers(model, by_tile, header)) + _size(kept)
         if 8 * size + lmbda * squares[~cells].sum() + kept_cost < best:
             if options.effort > effort:
                 by_tile = symbols(filled, options.effort)

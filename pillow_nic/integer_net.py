@@ -1,5 +1,5 @@
-"""Everything that sets a probability: from the hyper-latent's symbols to a table index per latent element,
-in integers.
+"""Everything that sets a latent's probabilities: from the hyper-latent's symbols to a table index per latent
+element, in integers. (The hyper-latent's own: hyper_prior.py.)
 
 The hyper-synthesis runs here as an integer network, on the CPU, with numpy alone: what a user has set in
 torch (TF32, reduced matmul precision, threads, devices) cannot reach it. The input is the hyper-latent's
@@ -18,17 +18,15 @@ gains of the hyper-latent are applied through a table of 2**(k/64)."""
 from __future__ import annotations
 
 import math
-import os
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
+from .blas import calling_thread
 from .errors import WeightsError
 
 Array = npt.NDArray[Any]
@@ -56,62 +54,6 @@ def in_turn(action: Callable[[slice], None], items: Iterable[slice]) -> None:
     """The action of one item after another."""
     for item in items:
         action(item)
-
-
-@cache
-def _blas() -> list[Any]:
-    """The OpenBLAS libraries of the process."""
-    return ThreadpoolController().select(internal_api="openblas").lib_controllers
-
-
-def _set_blas_threads(counts: Iterable[int]) -> None:
-    for library, count in zip(_blas(), counts, strict=True):
-        # From 3.8 on threadpoolctl obeys only the thread that asked first, and that one may be any here.
-        if hasattr(library, "clear_controlling_thread"):
-            library.clear_controlling_thread(force=True)
-        library.set_num_threads(count)
-        if hasattr(library, "clear_controlling_thread"):
-            library.clear_controlling_thread(force=True)
-
-
-class _CallingThread:
-    """Keeps OpenBLAS, numpy's usual library, on the calling thread, while anyone is inside.
-
-    Its other threads spin for some 25 ms after a product and take their cores from what runs next: with two
-    cores a decode took 40 % longer, at the narrowest width 85 %. Beside busy processes each product waits
-    for its turn, 20 ms. The limit is the process's, so the first who enters sets it and the last who leaves
-    takes it back."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.before = [library.num_threads for library in _blas()]
-                _set_blas_threads([1] * len(self.before))
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                _set_blas_threads(self.before)
-
-
-_calling_thread = _CallingThread()
-
-
-def _after_fork() -> None:
-    """A forked child must not wait for a lock that a thread of its parent held."""
-    global _calling_thread
-    if _calling_thread.inside:
-        _set_blas_threads(_calling_thread.before)
-    _calling_thread = _CallingThread()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def interpolate(table: Array, rate_point: int) -> Array:
@@ -219,7 +161,7 @@ class IntegerHyperSynthesis:
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         try:
-            self.layers = [_read_layer(arrays, i) for i in range(arrays["layers"].item())]
+            self.layers = read_layers(arrays)
             self.gain, self.hyper_inverse = arrays["gain"], arrays["hyper_inverse"]
             self.exp2 = arrays["exp2"].astype(np.int64)
             self.table_rows, self.table_columns, self.scale_log2, self.scale_zero = (
@@ -231,29 +173,18 @@ class IntegerHyperSynthesis:
 
     def _check(self) -> None:
         """WeightsError unless the arrays fit together and every sum is exact for any input."""
-        if not self.layers:
-            raise WeightsError("integer network: no layers")
         if self.gain.ndim != 2 or self.hyper_inverse.ndim != 2:
             raise WeightsError("integer network: gains must be tables of rate points and channels")
         if min(self.table_rows, self.table_columns) < 1 or not 0 <= self.scale_log2 <= 6:
             raise WeightsError("integer network: no table rows or columns, or a step out of range")
         if abs(self.scale_zero) > LOG_MAX:
             raise WeightsError("integer network: the scale of row 0 lies beyond ±32 octaves")
-        limit, channels = INPUT_MAX, self.hyper_inverse.shape[1]
-        for i, layer in enumerate(self.layers):
-            name = f"integer network, layer {i}"
-            if layer.input_max < limit:
-                raise WeightsError(f"{name}: bounds do not cover what comes in")
-            if layer.weight.shape[1] != channels * layer.kernel**2:
-                raise WeightsError(f"{name}: weights are not for {channels} channels")
-            head = layer is self.layers[-1]
-            if head and (layer.shift < self.scale_log2).any():
-                raise WeightsError(f"{name}: shifts do not leave room for the gains")
-            layer.check(name, (OFFSET_MAX >> self.scale_log2) + 1 if head else 0)
-            limit = ACTIVATION_MAX
-            channels = layer.weight.shape[0] // (4 if layer.shuffle else 1)
-        if self.layers[-1].kernel != 1 or self.layers[-1].shuffle:
-            raise WeightsError("integer network: the last layer must be a 1×1 convolution without a shuffle")
+        if (self.layers[-1].shift < self.scale_log2).any():
+            last = len(self.layers) - 1
+            raise WeightsError(f"integer network, layer {last}: shifts do not leave room for the gains")
+        channels = check_layers(
+            self.layers, self.hyper_inverse.shape[1], (OFFSET_MAX >> self.scale_log2) + 1, "integer network"
+        )
         for gain, width in ((self.gain, channels // 2), (self.hyper_inverse, self.hyper_inverse.shape[1])):
             if gain.dtype != np.int16 or gain.shape[0] < 2 or gain.shape[1] != width or not width:
                 raise WeightsError(
@@ -288,7 +219,7 @@ class IntegerHyperSynthesis:
     ) -> Array:
         """Table index of each latent element: uint16 (channels, 4h, 4w) for hyper-latent symbols (Cz, h, w).
         ``each`` runs an action on several items, maybe on several threads; the result is the same."""
-        with _calling_thread:
+        with calling_thread():
             return self._table_indices(symbols, rate_point, delta, channels, each)
 
     def _table_indices(self, symbols: Array, rate_point: int, delta: int, channels: int, each: Each) -> Array:
@@ -320,6 +251,32 @@ class IntegerHyperSynthesis:
         *others, head = self.layers
         sums = [layer.worst_sum() for layer in others] + [head.worst_sum((OFFSET_MAX >> self.scale_log2) + 1)]
         return [math.log2(worst) for worst in sums]
+
+
+def read_layers(arrays: Mapping[str, Array]) -> list[IntegerConv]:
+    """The layers of an integer network; WeightsError if there are none or their arrays are no layers."""
+    layers = [_read_layer(arrays, i) for i in range(arrays["layers"].item())]
+    if not layers:
+        raise WeightsError("integer network: no layers")
+    return layers
+
+
+def check_layers(layers: Sequence[IntegerConv], channels: int, offset_max: int, name: str) -> int:
+    """How many outputs the last layer has, to which up to ± ``offset_max`` are added. WeightsError unless the
+    layers fit together and to so many input ``channels``, and every sum is exact for any input."""
+    limit = INPUT_MAX
+    for i, layer in enumerate(layers):
+        which = f"{name}, layer {i}"
+        if layer.input_max < limit:
+            raise WeightsError(f"{which}: bounds do not cover what comes in")
+        if layer.weight.shape[1] != channels * layer.kernel**2:
+            raise WeightsError(f"{which}: weights are not for {channels} channels")
+        layer.check(which, offset_max if layer is layers[-1] else 0)
+        limit = ACTIVATION_MAX
+        channels = layer.weight.shape[0] // (4 if layer.shuffle else 1)
+    if layers[-1].kernel != 1 or layers[-1].shuffle:
+        raise WeightsError(f"{name}: the last layer must be a 1×1 convolution without a shuffle")
+    return channels
 
 
 def _read_layer(arrays: Mapping[str, Array], i: int) -> IntegerConv:

@@ -1,7 +1,7 @@
 """The float networks: analysis, synthesis, hyper transforms, channel context and gain units.
 
     x ── g_a ── y ──×m/q──┬── w = round((y − μ)·m/q) ──► streams ──► ŷ = μ + w·m'·q ── g_s ── x̂
-                          └── h_a ──×── round ── ẑ ──► stream
+                          └── h_a ──×── round ── ẑ ──► stream (hyper_prior.py)
                                                   ├──► h_s (integer_net.py) ──► table index per element
                                                   └──► float features ──► channel context ──► μ, q, step by
                                                   step
@@ -279,6 +279,37 @@ class HyperSynthesis(nn.Module):
         return log2_scale, log2_skew
 
 
+class HyperPrior(nn.Module):
+    """From the hyper-latent's symbols (B, Cz, h, w) where they are ``known``, (1, 1, h, w) of 0 and 1: mean
+    and log₂ σ of all symbols, (B, Cz, h, w) each, as if they were Gaussian.
+
+    Repeated in integers by hyper_prior.py, which says how it is used. In float in training and to export; a
+    decoder never runs it."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        hidden, channels = config.hyper_hidden, config.hyper_channels
+        self.rate_scale = 8 / (config.rate_points - 1)
+        self.conv1 = SlimConv2d(channels + 2, hidden, 3, padding=1)
+        self.head = SlimConv2d(hidden, 2 * channels, 1, std=0.0)
+
+    def layers(self) -> Iterator[tuple[SlimConv2d, bool]]:
+        """The convolutions in order, as `HyperSynthesis` has them."""
+        yield from ((self.conv1, False), (self.head, False))
+
+    def forward(self, symbols: Tensor, known: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+        plane = known.expand(symbols.shape[0], 1, *symbols.shape[2:])
+        rate = (point * self.rate_scale)[:, None, None, None].expand_as(plane)
+        seen = symbols.clamp(-HYPER_INPUT_MAX, HYPER_INPUT_MAX) * known
+        h = self.conv1(torch.cat([seen, plane, rate], 1)).clamp(0, ACTIVATION_MAX)
+        log2_scale, mu = self.head(h).float().chunk(2, 1)
+        return mu, log2_scale + LOG2_START
+
+
+LOG2_START = 3
+"""log₂ σ of all symbols at the start of training: wide enough that none is out of reach."""
+
+
 class HyperFeatures(nn.Module):
     """Float features for the context: hyper-latent in the natural domain (B, Cz, h/4, w/4) → (B, F, h, w)."""
 
@@ -310,6 +341,7 @@ class Network(nn.Module):
         self.g_s = SynthesisTransform(config)
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
+        self.hyper_prior = HyperPrior(config)
         self.features = HyperFeatures(config)
         self.context = ChannelContext(config)
         self.gain = GainUnit(config.rate_points, config.latent_channels)

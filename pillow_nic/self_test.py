@@ -13,6 +13,7 @@ import torch
 
 from .entropy_model import SymbolDecoder, code_groups, side_information
 from .errors import WeightsError
+from .hyper_prior import IntegerHyperPrior
 from .integer_net import Array, IntegerHyperSynthesis
 from .network import HYPER, Network
 
@@ -20,17 +21,24 @@ SIDE = 2  # hyper-latent positions
 RATE_POINTS = (0, 23456, 65535)
 
 
-def expected(network: Network, integer_net: IntegerHyperSynthesis) -> dict[str, Array]:
-    """The arrays that export stores: ``indices`` (3,) int64, a CRC-32 of the table indices at each rate
-    point, and ``picture`` (3, 128, 128) uint8."""
-    return {"indices": _indices(network, integer_net), "picture": _picture(network)}
+def expected(
+    network: Network, integer_net: IntegerHyperSynthesis, hyper_prior: IntegerHyperPrior
+) -> dict[str, Array]:
+    """The arrays that export stores: ``indices`` (2, 3) int64, a CRC-32 of the latent's and of the
+    hyper-latent's table indices at each rate point, and ``picture`` (3, 128, 128) uint8."""
+    return {"indices": _indices(network, integer_net, hyper_prior), "picture": _picture(network)}
 
 
-def check(network: Network, integer_net: IntegerHyperSynthesis, stored: Mapping[str, Array]) -> None:
+def check(
+    network: Network,
+    integer_net: IntegerHyperSynthesis,
+    hyper_prior: IntegerHyperPrior,
+    stored: Mapping[str, Array],
+) -> None:
     """WeightsError if this process computes other table indices, or a picture more than a level off."""
     indices, picture = stored["indices"], stored["picture"]
-    if not np.array_equal(_indices(network, integer_net), indices):
-        raise WeightsError("self-test: the integer network gives other table indices here than at export")
+    if not np.array_equal(_indices(network, integer_net, hyper_prior), indices):
+        raise WeightsError("self-test: the integer networks give other table indices here than at export")
     device = next(network.parameters()).device
     found = _picture(network)
     if found.shape != picture.shape:
@@ -48,11 +56,18 @@ def _symbols(channels: int, side: int, step: int, most: int) -> Array:
     return (mixed % (2 * most + 1) - most).astype(np.int32).reshape(channels, side, side)
 
 
-def _indices(network: Network, integer_net: IntegerHyperSynthesis) -> Array:
+def _indices(network: Network, integer_net: IntegerHyperSynthesis, hyper_prior: IntegerHyperPrior) -> Array:
     symbols = _symbols(network.config.hyper_channels, SIDE, 7, 11)
     channels = network.config.latent_channels
-    indices = (integer_net.table_indices(symbols, point, 3, channels) for point in RATE_POINTS)
-    return np.array([crc32(n.astype("<u2").tobytes()) for n in indices], np.int64)
+
+    def of_hyper(point: int) -> Array:
+        """What is coded of the hyper-latent, and with which tables."""
+        return np.concatenate([part for pair in hyper_prior.segments(symbols, point) for part in pair], 1)
+
+    latent = [integer_net.table_indices(symbols, point, 3, channels) for point in RATE_POINTS]
+    hyper = [of_hyper(point) for point in RATE_POINTS]
+    checksums = [[crc32(part.astype("<i4").tobytes()) for part in parts] for parts in (latent, hyper)]
+    return np.array(checksums, np.int64)
 
 
 @torch.inference_mode()

@@ -39,6 +39,8 @@ from .weights import Model
 DISTORTION_WEIGHT = {"visual": 4.0, "ms-ssim": 6.0, "psnr": 4.0}
 # Bound of |ŷ|. A picture's stay below 2**8; far above 2**16 the synthesis would end in infinities and NaN.
 MAX_LATENT = 1 << 16
+# Bound of a hyper-latent symbol in what is written: it may lie far from its mean, too.
+MAX_HYPER = MAX_SYMBOL // 2
 # Bytes of a layer in a tile. Each stream takes about ten for its length, checksum and the coder's state.
 LEAST_LAYER = 160
 
@@ -71,7 +73,7 @@ class Stored:
         self.streams: list[list[bytes]] = [[] for _ in header.layer_ends]
         self.sizes: list[tuple[int, int]] = []
         for band in bands:
-            written = write_layers(model, band, header.layer_ends, threads)
+            written = write_layers(model, band, header, threads)
             for layer, streams in zip(self.streams, written, strict=True):
                 layer += streams
             self.sizes += [(tile.symbols.shape[1], tile.symbols.shape[2]) for tile in band]
@@ -104,7 +106,7 @@ def encode_tile(model: Model, y: Tensor, header: Header, effort: int, tune: str)
     network, point = model.network, model.point(header.rate_point)
     size = (y.shape[2], y.shape[3])
     z_gain = torch.exp2(network.hyper_gain(point)[0])[:, :, None, None]
-    z = torch.round(network.h_a(y, point) * z_gain).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+    z = torch.round(network.h_a(y, point) * z_gain).clamp(-MAX_HYPER, MAX_HYPER)
     hyper = z[0].cpu().numpy().astype(np.int32)
     y = y[:, : model.config.group_ends[header.groups - 1]]
     indices = model.integer_net.table_indices(
@@ -131,10 +133,9 @@ def as_integers(symbols: Tensor) -> Array:
     return values.astype(np.int16 if reach <= np.iinfo(np.int16).max else np.int32)
 
 
-def write_layers(
-    model: Model, by_tile: ByTile, layer_ends: tuple[int, ...], threads: int = 1
-) -> list[list[bytes]]:
-    """Streams of every layer and tile, for layers that end after these groups."""
+def write_layers(model: Model, by_tile: ByTile, header: Header, threads: int = 1) -> list[list[bytes]]:
+    """Streams of every layer and tile, for the header's layers and rate point."""
+    layer_ends = header.layer_ends
     if isinstance(by_tile, Stored) and by_tile.header.layer_ends == layer_ends:
         return list(by_tile.streams)
     ends, groups = model.config.group_ends, model.config.groups
@@ -146,7 +147,7 @@ def write_layers(
             start, end = layer
             writer = SymbolWriter()
             if start == 0:
-                writer.put(tile.hyper, _hyper_indices(tile.hyper.shape), model.hyper_tables)
+                model.hyper_prior.put(writer, tile.hyper, header.rate_point)
             for g in range(start, end):
                 part = slice(ends[g] - groups[g], ends[g])
                 writer.put(tile.symbols[part], tile.indices[part], model.tables)
@@ -163,11 +164,12 @@ def write_file(
 ) -> tuple[Header, list[list[bytes]]]:
     """The streams of a file, and its header with the layers that it has at last. ``join``: those that are
     too small to be worth a stream of their own."""
-    streams = write_layers(model, by_tile, header.layer_ends, threads)
+    streams = write_layers(model, by_tile, header, threads)
     if join:
         ends = _join_layers(header.layer_ends, streams)
         if ends != header.layer_ends:
-            header, streams = replace(header, layer_ends=ends), write_layers(model, by_tile, ends, threads)
+            header = replace(header, layer_ends=ends)
+            streams = write_layers(model, by_tile, header, threads)
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
     while len(streams) > 1 and not any(streams[-1]):
@@ -244,7 +246,7 @@ def read_symbols(
 
     with naming(0):
         first = SymbolReader(streams[0])
-        z = first.get(_hyper_indices(shape), model.hyper_tables)
+        z = model.hyper_prior.get(first, shape, header.rate_point)
     indices = model.integer_net.table_indices(
         z, header.rate_point, header.delta, channels, workers.each_within
     )
@@ -284,8 +286,3 @@ def _rounding(
     weight = worth * lmbda / 3 * step.square()
     tables = torch.from_numpy(indices.astype(np.int64)).to(model.device)[None]
     return RateDistortionRounding(model.symbol_costs, tables, weight)
-
-
-def _hyper_indices(shape: tuple[int, ...]) -> Array:
-    """Table indices of hyper-latent symbols (Cz, h, w): one table per channel."""
-    return np.broadcast_to(np.arange(shape[0], dtype=np.uint16)[:, None, None], shape)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from . import self_test, workers
 from .entropy_tables import PRECISION, Tables
 from .errors import UnsupportedModelError, WeightsError
+from .hyper_prior import IntegerHyperPrior
 from .integer_net import RATE_POINT_BITS, IntegerHyperSynthesis
 from .network import Network, NetworkConfig
 from .options import TUNES, EncodeOptions
@@ -45,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One set of weights, ready to run: the float network on ``device``, and the integer network and tables
+    """One set of weights, ready to run: the float network on ``device``, and the integer networks and tables
     on the CPU."""
 
     name: str
@@ -53,7 +54,7 @@ class Model:
     network: Network
     integer_net: IntegerHyperSynthesis
     tables: Tables
-    hyper_tables: Tables
+    hyper_prior: IntegerHyperPrior
     device: torch.device
     width_limits: tuple[int, ...]
     """For each width the highest rate point at which encoding with it costs no rate; −1 for none."""
@@ -202,24 +203,25 @@ def read(file: Path, name: str, device: torch.device) -> Model:
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith(("network.", "hyper_prior."))}
+    arrays = {k: v.numpy() for k, v in tensors.items() if not k.startswith("network.")}
     integer_net = IntegerHyperSynthesis(_part(arrays, "integer."))
     tables = Tables.from_arrays(arrays, "tables.")
-    hyper_tables = Tables.from_arrays(arrays, "hyper_tables.")
+    hyper_prior = IntegerHyperPrior(_part(arrays, "hyper_prior."), config.hyper_channels)
     if len(tables) != integer_net.table_rows * integer_net.table_columns:
         raise WeightsError(f"{file.name}: {len(tables)} tables do not fit the integer network")
-    if (integer_net.gain.shape[1], len(hyper_tables)) != (config.latent_channels, config.hyper_channels):
+    channels = integer_net.gain.shape[1], integer_net.hyper_inverse.shape[1]
+    if channels != (config.latent_channels, config.hyper_channels):
         raise WeightsError(f"{file.name}: the integer part is not for this network's channels")
     if len(limits) != len(config.widths):
         raise WeightsError(f"{file.name}: {len(limits)} limits for {len(config.widths)} widths")
     network.eval().requires_grad_(False)
     try:
-        self_test.check(network, integer_net, _part(arrays, "self_test."))
+        self_test.check(network, integer_net, hyper_prior, _part(arrays, "self_test."))
     except (KeyError, WeightsError) as error:
         raise WeightsError(f"{file.name}: {error}") from error
     if has_bfloat16(device):
         network.g_a.precision = network.g_s.precision = torch.bfloat16
-    return Model(name, digest, network, integer_net, tables, hyper_tables, device, limits, reduced)
+    return Model(name, digest, network, integer_net, tables, hyper_prior, device, limits, reduced)
 
 
 def _part(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> dict[str, np.ndarray[Any, Any]]:

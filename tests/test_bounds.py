@@ -120,7 +120,7 @@ def extreme(change: Callable[[tile_coding.TileSymbols], Any], delta: int, rate_p
     tile = codec.symbols_of(model, picture, header, EncodeOptions(effort=0))[0]
     tile = replace(tile, symbols=tile.symbols.astype(np.int32))
     change(tile)
-    return container.dump(Container(header, {}, tile_coding.write_layers(model, [tile], header.layer_ends)))
+    return container.dump(Container(header, {}, tile_coding.write_layers(model, [tile], header)))
 
 
 def largest(tile: tile_coding.TileSymbols) -> None:

@@ -49,7 +49,8 @@ class PageReader:
             gain=self.array("integer.gain"),
             exp2=self.array("integer.exp2"),
             tables=self.array("integer.tables"),
-            layers=[self.layer(i) for i in range(self.array("integer.layers")[0])],
+            layers=self.layers("integer"),
+            prior=self.layers("hyper_prior"),
         )
         self.page: dict[str, Any] = {
             "conv": self.conv,
@@ -68,9 +69,12 @@ class PageReader:
     def array(self, name: str) -> Any:
         return self.tensors[name].tolist()
 
-    def layer(self, i: int) -> SimpleNamespace:
-        kernel, _, shuffle = self.array(f"integer.{i}.geometry")
-        vectors = {name: self.array(f"integer.{i}.{name}") for name in ("weight", "bias", "shift")}
+    def layers(self, network: str) -> list[SimpleNamespace]:
+        return [self.layer(f"{network}.{i}") for i in range(self.array(f"{network}.layers")[0])]
+
+    def layer(self, prefix: str) -> SimpleNamespace:
+        kernel, _, shuffle = self.array(f"{prefix}.geometry")
+        vectors = {name: self.array(f"{prefix}.{name}") for name in ("weight", "bias", "shift")}
         return SimpleNamespace(kernel=kernel, shuffle=shuffle, **vectors)
 
     def tables(self, prefix: str) -> list[tuple[list[int], int]]:
@@ -104,13 +108,13 @@ class PageReader:
     def tile(self, number: int, height: int, width: int) -> torch.Tensor:
         """ŷ of one tile, from the streams of all layers."""
         hyper = (self.network["hyper_channels"], -(-height // 4), -(-width // 4))
-        size, symbols, group = hyper[1] * hyper[2], [], 0
+        symbols, group = [], 0
         for layer, end in zip(self.file.streams, self.header.layer_ends, strict=True):
             stream = self.page["Stream"](layer[number])
             if group == 0:
-                channels = [c for c in range(hyper[0]) for _ in range(size)]
-                flat = self.page["read_segment"](stream, channels, self.tables("hyper_tables"))
-                z = np.array(flat).reshape(hyper)
+                tables = self.tables("hyper_prior.tables")
+                found = self.page["hyper_latent"](stream, *hyper, self.header.rate_point, tables, self.model)
+                z = np.array(found)
                 arguments = (self.header.rate_point, self.header.delta, self.model)
                 indices = np.array(self.page["table_indices"](z.tolist(), *arguments))[:, :height, :width]
             for channel in self.groups[group:end]:

@@ -55,6 +55,7 @@ def test_counted_cost_is_that_of_the_layers(full: Network) -> None:
     at_64 = 9 * bands * hidden + 4 * hidden * hidden
     at_32 = 9 * hidden * hidden + 4 * FULL.features * hidden
     assert parts["features"] == at_64 / 64**2 + at_32 / 32**2
+    assert parts["hyper_prior"] == 3 * (9 * (bands + 2) * hidden + 2 * bands * hidden) / 64**2
     writer = FULL.writer
     blocks = 10 * writer.channels_8 * sum(writer.blocks_8) / 64
     blocks += 10 * writer.channels_16 * sum(writer.blocks_16) / 256

@@ -117,7 +117,7 @@ def test_model_of_a_file(folder: Path) -> None:
         assert torch.equal(value, network.state_dict()[key]), key
         assert not value.requires_grad
     assert len(model.tables) == 48 * 7
-    assert len(model.hyper_tables) == CONFIG.hyper_channels
+    assert len(model.hyper_prior.tables) == 40 * 8
     assert model.integer_net.gain.shape == (CONFIG.rate_points, CONFIG.latent_channels)
 
 
@@ -176,7 +176,9 @@ def too_steep(tensors: dict[str, torch.Tensor]) -> None:
         too_steep,
         without("tables.offsets"),
         cut("tables.frequencies"),
-        without("hyper_tables.lows"),
+        without("hyper_prior.tables.lows"),
+        without("hyper_prior.1.bias"),
+        lambda t: t["hyper_prior.layers"].zero_(),
         without("integer.exp2"),
         without("self_test.indices"),
         lambda t: t["self_test.indices"].add_(1),
@@ -209,21 +211,27 @@ def test_a_device_that_computes_something_else_is_found_out(
     with monkeypatch.context() as patch:
         floors = IntegerConv.floors
         patch.setattr(IntegerConv, "floors", lambda *arguments: floors(*arguments) + np.float32(1))
-        with pytest.raises(WeightsError, match="self-test: the integer network gives other table indices"):
+        with pytest.raises(WeightsError, match="self-test: the integer networks give other table indices"):
             load("tiny", CPU)
     assert load("tiny", CPU).name == "tiny"
 
 
-@pytest.mark.parametrize("fault", ["more rows than tables", "fewer hyper tables than channels"])
+@pytest.mark.parametrize(
+    "fault", ["more rows than tables", "a hyper table too few", "a prior for fewer channels"]
+)
 def test_parts_that_do_not_fit_together(folder: Path, fault: str) -> None:
     tensors = weights_tensors(random_network())
     if fault == "more rows than tables":
         tensors["integer.tables"][0] = 49
+    elif fault == "a hyper table too few":
+        tables = "hyper_prior.tables."
+        tensors[f"{tables}lows"] = tensors[f"{tables}lows"][:-1].clone()
+        tensors[f"{tables}offsets"] = tensors[f"{tables}offsets"][:-1].clone()
+        last = int(tensors[f"{tables}offsets"][-1])
+        tensors[f"{tables}frequencies"] = tensors[f"{tables}frequencies"][:last].clone()
     else:
-        tensors["hyper_tables.lows"] = tensors["hyper_tables.lows"][:-1].clone()
-        tensors["hyper_tables.offsets"] = tensors["hyper_tables.offsets"][:-1].clone()
-        last = int(tensors["hyper_tables.offsets"][-1])
-        tensors["hyper_tables.frequencies"] = tensors["hyper_tables.frequencies"][:last].clone()
+        for part in ("weight", "bias", "shift"):
+            tensors[f"hyper_prior.1.{part}"] = tensors[f"hyper_prior.1.{part}"][:-2].clone()
     save_file(tensors, folder / "wrong.safetensors", METADATA)
     with pytest.raises(WeightsError):
         load("wrong", CPU)

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from pillow_nic import self_test
-from pillow_nic.entropy_tables import Tables
+from pillow_nic.hyper_prior import FRACTIONS, IntegerHyperPrior
 from pillow_nic.integer_net import Array, IntegerHyperSynthesis
 from pillow_nic.network import Network, NetworkConfig, Ranks, Width, Writer
-from pillow_nic.training.quantise import quantise
-from pillow_nic.training.tables import gaussian_pmf, gaussian_tables, table_from_pmf
+from pillow_nic.training.quantise import quantise, quantise_prior
+from pillow_nic.training.tables import gaussian_tables, shifted_tables
 
 CONFIG = NetworkConfig(
     slices=(8, 8, 16),
@@ -78,17 +78,24 @@ def integer_arrays(network: Network) -> dict[str, Array]:
     )
 
 
+def prior_arrays(network: Network) -> dict[str, Array]:
+    """The arrays of its hyper-latent's prior, with tables of the geometry that export uses."""
+    scales = {"scale_step": 1 / 4, "scale_zero": float(np.log2(0.12))}
+    tables = shifted_tables(40, FRACTIONS, sigma_min=0.12, rows_per_octave=4)
+    return quantise_prior(network.hyper_prior, **scales) | tables.to_arrays("tables.")
+
+
 def self_test_arrays(network: Network) -> dict[str, Array]:
     """What its self-test expects."""
-    return self_test.expected(network, IntegerHyperSynthesis(integer_arrays(network)))
+    hyper_prior = IntegerHyperPrior(prior_arrays(network), network.config.hyper_channels)
+    return self_test.expected(network, IntegerHyperSynthesis(integer_arrays(network)), hyper_prior)
 
 
 def weights_tensors(network: Network) -> dict[str, torch.Tensor]:
     """All tensors of its weights file, by their names."""
     arrays = {f"integer.{k}": v for k, v in integer_arrays(network).items()}
     arrays |= gaussian_tables(48, 7).to_arrays("tables.")
-    hyper = [table_from_pmf(*gaussian_pmf(3.0 + c, 3.0)) for c in range(network.config.hyper_channels)]
-    arrays |= Tables.join(hyper).to_arrays("hyper_tables.")
+    arrays |= {f"hyper_prior.{k}": v for k, v in prior_arrays(network).items()}
     arrays |= {f"self_test.{k}": v for k, v in self_test_arrays(network).items()}
     tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
     return tensors | {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}

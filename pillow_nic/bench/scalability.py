@@ -112,11 +112,13 @@ def costs(network: Network, width: int) -> dict[str, float]:
     z = torch.zeros(1, config.hyper_channels, side // 4, side // 4)
     read = side_information(network, z, point, 0.0, (side, side))
     idle = SymbolDecoder(torch.zeros_like(y), read)
+    known = torch.zeros(1, 1, side // 4, side // 4)
     unused = 2 * (config.latent_channels - channels) * network.h_s.head.in_channels / 256
     return {
         "g_a": _macs(lambda: network.g_a(x, point)),
         "h_a": _macs(lambda: network.h_a(y, point)),
         "h_s": _macs(lambda: network.h_s(z)) - unused,
+        "hyper_prior": 3 * _macs(lambda: network.hyper_prior(z, known, point)),  # three passes
         "features": _macs(lambda: network.features(z)),
         "context": _macs(lambda: code_groups(network, read.features, point, idle, groups)),
         "g_s": _macs(lambda: network.g_s(y[:, :channels], point, width)),
@@ -124,11 +126,11 @@ def costs(network: Network, width: int) -> dict[str, float]:
 
 
 def decode_cost(parts: dict[str, float]) -> float:
-    return sum(parts[name] for name in ("h_s", "features", "context", "g_s"))
+    return sum(parts[name] for name in ("h_s", "hyper_prior", "features", "context", "g_s"))
 
 
 def encode_cost(parts: dict[str, float]) -> float:
-    return sum(parts[name] for name in ("g_a", "h_a", "h_s", "features", "context"))
+    return sum(parts[name] for name in ("g_a", "h_a", "h_s", "hyper_prior", "features", "context"))
 
 
 def _macs(run: Callable[[], object]) -> float:

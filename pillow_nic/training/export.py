@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,38 +21,24 @@ from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 from .. import codec, container, self_test, weights
-from ..entropy_tables import Table, Tables
+from ..hyper_prior import FRACTIONS, IntegerHyperPrior
 from ..integer_net import IntegerHyperSynthesis
 from ..network import Network
 from ..options import REDUCTIONS, TOP_RATE_POINT, rate_point
 from .data import Pictures
 from .loss import TITLES, TrainingModel, forward, judged
-from .quantise import quantise
+from .quantise import quantise, quantise_prior
 from .refit import count_symbols, refit
-from .tables import gaussian_tables, table_from_pmf
+from .tables import gaussian_tables, shifted_tables
 from .train import load_checkpoint, load_recipe, validate, validation_pictures
 
-ROWS, COLUMNS = 48, 7
+ROWS, COLUMNS, HYPER_ROWS = 48, 7, 40
 SIGMA_MIN, ROWS_PER_OCTAVE, MAX_SKEW = 0.12, 4, 0.75
 BEGIN, END = "<!-- written by export -->", "<!-- end of what export writes -->"
 MOST_WIDTH_COST = 0.005
+CARD_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 LEAST_SHOWN = 0.3
 """PSNR in dB that the groups which a reduced picture does without may be worth."""
-HYPER_REACH = 1000
-"""Hyper-latent symbols beyond ± this are left to the escape."""
-
-
-def hyper_tables(model: TrainingModel) -> Tables:
-    """One integer table per hyper-latent channel from the trained factorised prior."""
-    prior = model.hyper_prior
-    values = torch.arange(-HYPER_REACH, HYPER_REACH + 1, dtype=torch.float32)
-    with torch.no_grad():
-        likelihood, _, _ = prior._likelihood(values.expand(model.network.config.hyper_channels, 1, -1))
-    return Tables.join(_hyper_table(p) for p in likelihood[:, 0].double().numpy())
-
-
-def _hyper_table(pmf: np.ndarray) -> Table:
-    return table_from_pmf(pmf / max(pmf.sum(), 1.0), HYPER_REACH)
 
 
 def width_costs(model: TrainingModel, pictures: list[Tensor], tune: str = "psnr") -> np.ndarray:
@@ -108,7 +95,7 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     if the integer network would not be exact."""
     config, state, done = load_checkpoint(checkpoint)
     model = TrainingModel(config)
-    model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+    model.load_state_dict(state)
     costs = None
     shown = {factor: [len(config.groups)] * config.rate_points for factor in REDUCTIONS[1:]}
     if valid is not None:
@@ -136,8 +123,12 @@ def export(checkpoint: Path, out: Path, valid: Path | None = None) -> np.ndarray
     named |= gaussian_tables(
         ROWS, COLUMNS, sigma_min=SIGMA_MIN, rows_per_octave=ROWS_PER_OCTAVE, max_skew=MAX_SKEW
     ).to_arrays("tables.")
-    named |= hyper_tables(model).to_arrays("hyper_tables.")
-    named |= {f"self_test.{k}": v for k, v in _self_test(network, arrays).items()}
+    prior = quantise_prior(network.hyper_prior, scale_step=1 / ROWS_PER_OCTAVE, scale_zero=np.log2(SIGMA_MIN))
+    prior |= shifted_tables(
+        HYPER_ROWS, FRACTIONS, sigma_min=SIGMA_MIN, rows_per_octave=ROWS_PER_OCTAVE
+    ).to_arrays("tables.")
+    named |= {f"hyper_prior.{k}": v for k, v in prior.items()}
+    named |= {f"self_test.{k}": v for k, v in _self_test(network, arrays, prior).items()}
     tensors |= {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     limits = [-1] * (len(config.widths) - 1) + [TOP_RATE_POINT] if costs is None else width_limits(costs)
@@ -157,68 +148,96 @@ def refit_file(file: Path, sources: list[Path], crops: int = 150, side: int = 32
     model = weights.read(file, file.stem, torch.device("cpu"))
     pictures = Pictures(sources, torch.device("cpu"), side)
     drawn = pictures.crops(np.random.default_rng(1), crops, side).permute(0, 2, 3, 1).mul(255).round()
-    fitted = refit(model.tables, count_symbols(model, drawn.to(torch.uint8).numpy()))
+    latent, hyper = count_symbols(model, drawn.to(torch.uint8).numpy())
+    fitted = refit(model.tables, latent).to_arrays("tables.")
+    fitted |= refit(model.hyper_prior.tables, hyper).to_arrays("hyper_prior.tables.")
     with safe_open(file, "pt") as f:
         tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
         metadata = f.metadata()
-    tensors |= {key: torch.from_numpy(array) for key, array in fitted.to_arrays("tables.").items()}
+    tensors |= {key: torch.from_numpy(array) for key, array in fitted.items()}
     save_file(tensors, file, metadata)
     file.chmod(0o644)
 
 
-def _self_test(network: Network, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _self_test(
+    network: Network, arrays: dict[str, np.ndarray], prior: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Of the network as it ships: convolutions in half precision."""
     shipped = copy.deepcopy(network).eval()
     for parameter in shipped.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.half().float()
-    return self_test.expected(shipped, IntegerHyperSynthesis(arrays))
+    hyper_prior = IntegerHyperPrior(prior, network.config.hyper_channels)
+    return self_test.expected(shipped, IntegerHyperSynthesis(arrays), hyper_prior)
+
+
+@dataclass
+class Coded:
+    """Validation pictures in real files at one quality: bits per pixel of their streams and of whole files,
+    and what the tune is judged by."""
+
+    streams: float
+    files: float
+    score: float
+
+
+def coded(file: Path, folder: Path, tune: str) -> list[Coded]:
+    """What files of these weights take at each of CARD_QUALITIES, at effort 0."""
+    weights.use(file, torch.device("cpu"))
+    found = []
+    for quality in tqdm(CARD_QUALITIES):
+        rows = []
+        for x in validation_pictures(folder, 24, torch.device("cpu")):
+            pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
+            data = codec.encode(pixels, quality=quality, effort=0, model=file.stem, device="cpu")
+            streams = sum(len(stream) for layer in container.parse(data).streams for stream in layer)
+            decoded = torch.from_numpy(codec.decode(data, device="cpu")).permute(2, 0, 1)[None] / 255
+            size = pixels[..., 0].size
+            rows.append((8 * streams / size, 8 * len(data) / size, judged(tune, x, decoded).item()))
+        found.append(Coded(*(float(mean) for mean in np.mean(rows, 0))))
+    return found
 
 
 @torch.no_grad()
-def integer_cost(
-    file: Path, checkpoint: Path, folder: Path, qualities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-) -> list[str]:
-    """Per quality, a table row: the float model's estimated bits per pixel on validation pictures; those of
-    real files' streams and how far they are off: integer network, integer tables and coder together; and
-    those of the whole files with their PSNR or MS-SSIM."""
+def estimated(checkpoint: Path, folder: Path) -> list[float]:
+    """Bits per pixel that the float model counts for the same pictures and qualities."""
     config, state, _ = load_checkpoint(checkpoint)
     model = TrainingModel(config)
-    model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+    model.load_state_dict(state)
     model.eval()
-    weights.use(file, torch.device("cpu"))
-    tune = load_recipe(checkpoint)["tune"]
+    points = [rate_point(quality) * (config.rate_points - 1) / 65536 for quality in CARD_QUALITIES]
     pictures = validation_pictures(folder, 24, torch.device("cpu"))
+    bpp = [[forward(model, x, torch.tensor([p]), hard=True).bpp.item() for x in pictures] for p in points]
+    return [float(mean) for mean in np.mean(bpp, 1)]
+
+
+def describe_rate(counted: list[float], exported: list[Coded], shipped: list[Coded], title: str) -> list[str]:
+    """Table of what the float model counts, of streams with the tables as exported, which integers and coder
+    alone set apart from it, and of those that ship, with refitted tables."""
     rows = []
-    for quality in tqdm(qualities):
-        estimated, coded, real, scores = [], [], [], []
-        for x in pictures:
-            point = torch.tensor([rate_point(quality) * (config.rate_points - 1) / 65536])
-            estimated.append(forward(model, x, point, hard=True).bpp.item())
-            pixels = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
-            data = codec.encode(pixels, quality=quality, effort=0, model=file.stem, device="cpu")
-            streams = container.parse(data).streams
-            coded.append(8 * sum(len(s) for layer in streams for s in layer) / pixels[..., 0].size)
-            real.append(8 * len(data) / pixels[..., 0].size)
-            decoded = torch.from_numpy(codec.decode(data, device="cpu")).permute(2, 0, 1)[None] / 255
-            scores.append(judged(tune, x, decoded).item())
-        change = 100 * (np.mean(coded) / np.mean(estimated) - 1)
-        streams_cell = f"{np.mean(coded):.4f} | {change:+.2f} %"
-        files_cell = f"{np.mean(real):.4f} | {np.mean(scores):.2f}"
-        rows.append(f"| {quality} | {np.mean(estimated):.4f} | {streams_cell} | {files_cell} |")
-    return rows
+    for quality, float_bpp, first, last in zip(CARD_QUALITIES, counted, exported, shipped, strict=True):
+        cells = [f"{100 * (first.streams / float_bpp - 1):+.2f} %", f"{last.streams:.4f}"]
+        cells += [f"{100 * (last.streams / first.streams - 1):+.2f} %", f"{last.files:.4f}"]
+        row = (f"{quality}", f"{float_bpp:.4f}", f"{first.streams:.4f}", *cells, f"{last.score:.2f}")
+        rows.append(f"| {' | '.join(row)} |")
+    return [
+        "| quality | estimate, bpp | streams, bpp | difference | tables refitted, bpp | difference "
+        f"| whole files, bpp | {title} |",
+        "|---" * 8 + "|",
+        *rows,
+    ]
 
 
-def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarray | None) -> str:
+def describe(file: Path, checkpoint: Path, costs: np.ndarray | None, rate: list[str]) -> str:
     """The part of the model card that is measured here: what the weights are and what they were made with."""
     model = weights.read(file, file.stem, torch.device("cpu"))
     with safe_open(checkpoint, "pt") as f:
         metadata = f.metadata()
     recipe = load_recipe(checkpoint)
-    title = TITLES[recipe["tune"]]
+    judge = TITLES[recipe["tune"]].partition(",")[0]
     for key in ("data", "screens", "valid", "out", "start"):  # places on one machine say nothing to others
         del recipe[key]
-    bits = ", ".join(f"{b:.2f}" for b in model.integer_net.bits_used())
+    bits = ", ".join(f"{b:.2f}" for net in (model.integer_net, model.hyper_prior) for b in net.bits_used())
     lines = [
         f"`{file.name}`, {file.stat().st_size} bytes, hash `{model.hash.hex()}`.",
         "",
@@ -228,16 +247,16 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
         "",
         f"Done in all: `{metadata['done']}`",
         "",
-        f"Integer network: the worst partial sum of each layer takes {bits} of the 24 exact bits.",
+        f"Integer networks: the worst partial sum of each layer takes {bits} of the 24 exact bits.",
     ]
-    if folder is not None and costs is not None:
+    if costs is not None:
         tops = (f"{limit / TOP_RATE_POINT:.2f}" if limit >= 0 else "never" for limit in model.width_limits)
         steps = costs.shape[1] - 1
         lines += [
             "",
             "Widths against the full one, estimated bytes on the validation pictures at equal "
-            f"{title.partition(',')[0]}, and the highest quality up to which the encoder takes the width by "
-            f"itself (at most {MOST_WIDTH_COST:.1%} more bytes):",
+            f"{judge}, and the highest quality up to which the encoder takes the width by itself (at most "
+            f"{MOST_WIDTH_COST:.1%} more bytes):",
             "",
             "| width | "
             + " | ".join(f"quality {i / steps:.2f}" for i in range(steps + 1))
@@ -247,13 +266,9 @@ def describe(file: Path, checkpoint: Path, folder: Path | None, costs: np.ndarra
                 f"| {k} | " + " | ".join(f"{cost:+.1%}" for cost in row) + f" | {top} |"
                 for k, (row, top) in enumerate(zip(costs, tops, strict=True), 1)
             ),
-            "",
-            "Validation pictures, float estimate against what the streams of real files take (effort 0):",
-            "",
-            f"| quality | estimate, bpp | streams, bpp | difference | whole files, bpp | {title} |",
-            "|---|---|---|---|---|---|",
-            *integer_cost(file, checkpoint, folder),
         ]
+    if rate:
+        lines += ["", "Validation pictures, float estimate against real files (effort 0):", "", *rate]
     return "\n".join(lines)
 
 
@@ -275,9 +290,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--refit", type=Path, nargs="+", help="training pictures to refit the tables to")
     args = parser.parse_args(arguments)
     costs = export(args.checkpoint, args.out, args.valid)
+    tune = load_recipe(args.checkpoint)["tune"]
+    exported = coded(args.out, args.valid, tune) if args.valid else []
     if args.refit:
         refit_file(args.out, args.refit)
-    text = describe(args.out, args.checkpoint, args.valid, costs)
+    shipped = coded(args.out, args.valid, tune) if args.valid and args.refit else exported
+    counted = estimated(args.checkpoint, args.valid) if args.valid else []
+    rate = describe_rate(counted, exported, shipped, TITLES[tune]) if args.valid else []
+    text = describe(args.out, args.checkpoint, costs, rate)
     print(text)
     write_card(args.out.with_suffix(".md"), text)
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from ..distortion import Distortion, Similarity
-from ..entropy_model import RateEstimator, code_groups, side_information, two_piece_gaussian_bits
+from ..entropy_model import (
+    RateEstimator,
+    code_groups,
+    noisy,
+    side_information,
+    two_piece_gaussian_bits,
+)
+from ..hyper_prior import passes
 from ..network import Network, NetworkConfig
 from ..visual import Light, WeightedSum, score
 
-PRIOR_SCALE = 3
-"""Half the width, in symbols, of the hyper-latent's prior at the start."""
-
 
 class TrainingModel(nn.Module):
-    """The network and what only training needs: the factorised prior of the hyper-latent (Ballé et al.,
-    ICLR 2018)."""
+    """The network and how it is trained."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.network = Network(config)
         self.symbol_bits = two_piece_gaussian_bits
         self.learn_step = True
-        self.hyper_prior = EntropyBottleneck(config.hyper_channels, init_scale=PRIOR_SCALE)
 
 
 @dataclass
@@ -61,9 +62,9 @@ def forward(
     y = network.g_a(x, point)
     size = (y.shape[2], y.shape[3])
     scaled = network.h_a(y, point) * torch.exp2(network.hyper_gain(point)[0])[:, :, None, None]
-    with torch.autocast(x.device.type, enabled=False):
-        _, likelihood = model.hyper_prior(scaled, training=not hard)
-    side = side_information(network, scaled + (scaled.round() - scaled).detach(), point, delta, size)
+    rounded = scaled + (scaled.round() - scaled).detach()
+    hyper_bits = _hyper_bits(model, rounded if hard else noisy(scaled), rounded, point)
+    side = side_information(network, rounded, point, delta, size)
     log2_scale, log2_skew = (t[:, :, : size[0], : size[1]] for t in network.h_s(side.z_hat))
     log2_scale = log2_scale + side.log2_gain
     coder = RateEstimator(y, side, log2_scale, log2_skew, not hard, model.symbol_bits, model.learn_step)
@@ -72,8 +73,22 @@ def forward(
     if hard:
         x_hat = (x_hat.clamp(0, 1) * 255).round() / 255
     pixels = x.shape[2] * x.shape[3]
-    hyper_bpp = -torch.log2(likelihood.clamp_min(1e-9)).sum((1, 2, 3)) / pixels
+    hyper_bpp = hyper_bits / pixels
     return Result(coder.bits / pixels + hyper_bpp, hyper_bpp, squared_error(x, x_hat), x_hat, y_hat)
+
+
+def _hyper_bits(model: TrainingModel, samples: Tensor, rounded: Tensor, point: Tensor) -> Tensor:
+    """Bits of the hyper-latent of each picture, pass by pass (hyper_prior.py)."""
+    height, width = samples.shape[2:]
+    known, bits = samples.new_zeros(1, 1, height, width), samples.new_zeros(len(samples))
+    with torch.autocast(samples.device.type, enabled=False):
+        for positions in passes(height, width):
+            mask = torch.from_numpy(positions).to(known)
+            mu, log2_scale = model.network.hyper_prior(rounded, known, point)
+            found = model.symbol_bits(samples - mu, log2_scale, torch.zeros_like(mu))
+            bits = bits + (found * mask).sum((1, 2, 3))
+            known = known + mask
+    return bits
 
 
 def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:

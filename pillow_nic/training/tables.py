@@ -70,6 +70,20 @@ def gaussian_pmf(sigma_left: float, sigma_right: float) -> tuple[npt.NDArray[np.
     return np.concatenate([-np.diff(left)[::-1], [1 - left[0] - right[0]], -np.diff(right)]), left.size - 1
 
 
+def shifted_tables(rows: int, fractions: int, *, sigma_min: float, rows_per_octave: float) -> Tables:
+    """Tables of ``rows`` scales × ``fractions`` means, for the hyper-latent (hyper_prior.py): table row ·
+    fractions + f is the Gaussian of σ = sigma_min · 2**(row / rows_per_octave) around f / fractions."""
+
+    def made(sigma: float, mean: float) -> Table:
+        reach = math.ceil(6 * sigma) + 2
+        nearer = (abs(n - mean) - 0.5 for n in range(-reach, reach + 1))
+        tails = ([math.erfc((a + step) / (sigma * math.sqrt(2))) / 2 for step in (0, 1)] for a in nearer)
+        return table_from_pmf([inner - outer for inner, outer in tails], reach)
+
+    scales = [sigma_min * 2.0 ** (row / rows_per_octave) for row in range(rows)]
+    return Tables.join(made(sigma, f / fractions) for sigma in scales for f in range(fractions))
+
+
 def gaussian_tables(
     rows: int,
     columns: int = 1,

@@ -63,7 +63,6 @@ class TrainConfig:
     optimizer: str = _option("muon", "optimiser of the hidden convolutions")
     lr: float = _option(6e-4, "learning rate")
     linear_lr: float = _option(0.05, "learning rate of the linear paths, relative; 0 leaves them as they are")
-    prior_lr: float = _option(5.0, "learning rate of the hyper-latent's prior, relative")
     warmup: int = _option(100, "steps in which the rate rises at the start of a run without optimiser state")
     decay: float = _option(0.0, "part of the run at its end in which the rate falls to 1 %; 0 for a trunk")
     clip: float = _option(1.0, "bound of the gradient's norm")
@@ -122,17 +121,17 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def make_optimizer(model: TrainingModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """The linear paths hold small, well-started numbers: they learn at a fraction of the rate, the factorised
-    prior, which is slow to leave its start, at a multiple. Parameters that do not learn are left out."""
-    kinds: dict[str, list[Tensor]] = {"hidden": [], "other": [], "linear": [], "prior": []}
+    """The linear paths hold small, well-started numbers: they learn at a fraction of the rate. Parameters
+    that do not learn are left out."""
+    kinds: dict[str, list[Tensor]] = {"hidden": [], "other": [], "linear": []}
     for name, parameter in model.named_parameters():
-        if name.endswith("quantiles") or not parameter.requires_grad:
+        if not parameter.requires_grad:
             continue
-        kind = "linear" if ".klt." in name else "prior" if name.startswith("hyper_prior.") else "other"
+        kind = "linear" if ".klt." in name else "other"
         if kind == "other" and parameter.dim() == 4 and ".head." not in name:
             kind = "hidden"
         kinds[kind].append(parameter)
-    scales = {"hidden": 1.0, "other": 1.0, "linear": config.linear_lr, "prior": config.prior_lr}
+    scales = {"hidden": 1.0, "other": 1.0, "linear": config.linear_lr}
     groups: list[dict[str, Any]] = [
         {"params": parameters, "scale": scales[kind], "use_muon": kind == "hidden"}
         for kind, parameters in kinds.items()

@@ -240,7 +240,7 @@ def change_symbols(data: bytes, files: list[bytes], rng: Rng) -> bytes:
         indices = indices[:, : size[0], : size[1]]
         symbols = _other_symbols(symbols, rng) if rng.random() < 0.7 else symbols
         tiles.append(TileSymbols(z, np.where(model.tables.sizes[indices] > 0, symbols, 0), indices))
-    streams = tile_coding.write_layers(model, tiles, header.layer_ends)
+    streams = tile_coding.write_layers(model, tiles, header)
     return container.dump(Container(header, file.chunks, streams, file.exact))
 
 
