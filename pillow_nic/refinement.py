@@ -1,11 +1,11 @@
 """Effort 2 and 3: the latent refined by its gradient through context and synthesis.
 
-From the writer's latent on, rate + λ·distortion is minimised with the loss that the model was trained for,
-the hyper-latent held fast. A symbol is a random mixture of the two integers around it that gets less and less
-mixed: stochastic Gumbel annealing (Yang, Bamler and Mandt, "Improving inference for neural image
-compression", NeurIPS 2020) with the sigmoid-scaled logits of SGA+ (Perugachi-Diaz et al., 2024). Its rate is
-that of the integer tables, in a straight line between the two. Adam moves the latent in units of the
-quantiser's step, so that one rate serves all channels and qualities.
+From the writer's latent on, rate + λ·distortion is minimised, the hyper-latent held fast. The loss is that
+of the model's training, or nearly (distortion.REFINED). A symbol is a random mixture of the two integers
+around it that gets less and less mixed: stochastic Gumbel annealing (Yang, Bamler and Mandt, "Improving
+inference for neural image compression", NeurIPS 2020) with the sigmoid-scaled logits of SGA+ (Perugachi-Diaz
+et al., 2024). Its rate is that of the integer tables, in a straight line between the two. Adam moves the
+latent in units of the quantiser's step, so that one rate serves all channels and qualities.
 
 Work is cut into pieces with a halo, whatever the number of threads, each from the same start. So threads do
 not wait for each other, and memory is bounded: about 0.6 GB a thread."""
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import workers
-from .distortion import Distortion
+from .distortion import REFINED, Distortion
 from .entropy_model import (
     SideInformation,
     SymbolDecoder,
@@ -169,7 +169,7 @@ class _Task:
         self, model: Model, colours: Plane, y: Tensor, header: Header, options: EncodeOptions
     ) -> None:
         self.model, self.colours, self.y, self.header = model, colours, y, header
-        self.tune, self.stages = options.loss, STAGES[options.loss, options.effort]
+        self.mixture, self.stages = REFINED[options.loss], STAGES[options.loss, options.effort]
         self.channels = model.config.group_ends[header.groups - 1]
         self.costs, self.reach = model.symbol_costs.flatten(), model.symbol_costs.shape[1] // 2
         self.lmbda = float(lmbda_of(model, header).cpu())
@@ -212,7 +212,7 @@ class _Task:
             for span in piece
         ]
         x = self.pixels((_pixels(seen[0], 0), _pixels(seen[1], 0)))
-        distortion, size = Distortion(self.tune, x), x.shape[2] * x.shape[3]
+        distortion, size = Distortion(self.mixture, x), x.shape[2] * x.shape[3]
         shown = _pixels(seen[0], rows.outer_start), _pixels(seen[1], columns.outer_start)
         step = torch.exp2(side.log2_inverse[:, : self.channels])
         generator = torch.Generator().manual_seed(SEED + number)  # the same on every device
@@ -275,7 +275,7 @@ class _Task:
             x = self.pixels(place.times(PATCH).own)
             x_hat = x_hat[:, :, *place.times(PATCH).inner][:, :, : x.shape[2], : x.shape[3]]
             x_hat = (x_hat * 255).round().clamp(0, 255) / 255
-            return float(Distortion(self.tune, x)(x_hat).cpu()) * x.shape[2] * x.shape[3]
+            return float(Distortion(self.mixture, x)(x_hat).cpu()) * x.shape[2] * x.shape[3]
 
         rate = sum(workers.each(bits, zip(known, symbols, strict=True), threads))
         places = tiles(self.y.shape[2], self.y.shape[3], self.header.tile_size // PATCH, 2 * HALO)

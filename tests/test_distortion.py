@@ -76,9 +76,11 @@ def test_losses() -> None:
     before = whole_photo()[:192, :192]
     x, y = tensor(before), tensor(noisy(before))
     mse = 255**2 * (x - y).square().mean().item()
-    assert distortion.Distortion("psnr", x)(y).tolist() == pytest.approx([mse])
+    assert distortion.Distortion(distortion.MIXTURES["psnr"], x)(y).tolist() == pytest.approx([mse])
     expected = 0.9 * 1270 * (1 - reference(x, y, data_range=1.0).item()) + 0.1 * mse
-    assert distortion.Distortion("ms-ssim", x)(y).tolist() == pytest.approx([expected], rel=1e-3)
+    assert distortion.Distortion(distortion.MIXTURES["ms-ssim"], x)(y).tolist() == pytest.approx(
+        [expected], rel=1e-3
+    )
 
 
 def test_psnr_is_over_what_can_be_seen() -> None:

@@ -39,7 +39,7 @@ def rate_and_loss(picture: Any, data: bytes, tune: str, quality: float) -> tuple
         torch.from_numpy(np.array(t)).permute(2, 0, 1)[None].float() / 255
         for t in (picture, pillow_nic.decode(data))
     )
-    error = float(distortion.Distortion(tune, x)(y)) * picture.shape[0] * picture.shape[1]
+    error = float(distortion.Distortion(distortion.REFINED[tune], x)(y)) * picture.shape[0] * picture.shape[1]
     return 8 * len(data), 8 * len(data) + lmbda * error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..distortion import Distortion, Similarity
+from ..distortion import MIXTURES, Distortion, Similarity
 from ..entropy_model import (
     RateEstimator,
     code_groups,
@@ -99,7 +99,7 @@ def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
 def distortion(tune: str, x: Tensor, x_hat: Tensor) -> Tensor:
     """What a tune minimises beside the rate, (B,) in 8-bit levels²."""
     with torch.autocast(x.device.type, enabled=False):
-        return Distortion(tune, x)(x_hat.float())
+        return Distortion(MIXTURES[tune], x)(x_hat.float())
 
 
 def similarity(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from scipy.interpolate import PchipInterpolator
 import pillow_nic
 from pillow_nic import weights
 from pillow_nic.bench.metrics import METRICS
-from pillow_nic.distortion import Distortion
+from pillow_nic.distortion import REFINED, Distortion
 from pillow_nic.options import TUNES, rate_point
 
 JUDGES = {
@@ -49,7 +49,7 @@ def loss(tune: str, quality: float, size: int, before: np.ndarray, after: np.nda
     model = weights.load(TUNES[tune], torch.device("cpu"))
     lmbda = float(model.config.lmbda(model.point(rate_point(quality))))
     x, y = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in (before, after))
-    return 8 * size + lmbda * float(Distortion(tune, x)(y)) * before.shape[0] * before.shape[1]
+    return 8 * size + lmbda * float(Distortion(REFINED[tune], x)(y)) * before.shape[0] * before.shape[1]
 
 
 def measured(pixels: np.ndarray, tune: str, effort: int, quality: float) -> Record:

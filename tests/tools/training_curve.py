@@ -34,7 +34,7 @@ def curves(file: Path, pictures: list[torch.Tensor], tune: str) -> tuple[float, 
     """The crops that a model has seen, and for each picture its curve by each judge."""
     network, state, done = load_checkpoint(file)
     model = TrainingModel(network)
-    model.load_state_dict({key: state.get(key, value) for key, value in model.state_dict().items()})
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
     model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     found = []
     for x in pictures:
