@@ -34,6 +34,7 @@ FLOORS = (
     (
         "workers",
         "memory",
+        "blas",
         "gaussian",
         "visual",
         "distortion",
@@ -44,6 +45,7 @@ FLOORS = (
         "entropy",
         "entropy_tables",
         "integer_net",
+        "hyper_prior",
         "network",
         "winograd",
     ),

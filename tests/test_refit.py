@@ -15,18 +15,18 @@ TABLES = Tables.join(
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Table indices and symbols, Laplacian where the tables say Gaussian, and some far outside."""
+    """Symbols and table indices, Laplacian where the tables say Gaussian, and some far outside."""
     random = np.random.default_rng(seed)
     indices = random.integers(0, 3, count).astype(np.uint16)
     symbols = np.rint(random.laplace(0, np.array([0, 0.7, 2.0])[indices])).astype(np.int32)
     symbols[:5] = 500
     indices[:5] = 1
-    return indices, np.where(indices == 0, 0, symbols)
+    return np.where(indices == 0, 0, symbols), indices
 
 
 def test_counts_have_the_layout_of_the_frequencies() -> None:
-    indices, symbols = drawn(1000, 1)
-    counts = count_codes(TABLES, indices, symbols)
+    symbols, indices = drawn(1000, 1)
+    counts = count_codes(TABLES, symbols, indices)
     assert counts.shape == TABLES.frequencies.shape
     assert counts.sum() == np.count_nonzero(indices)
     start, low, high = TABLES.offsets[1], TABLES.lows[1], TABLES.sizes[1] - 2 - TABLES.lows[1]
@@ -40,7 +40,7 @@ def test_refitted_tables_cost_less_for_symbols_of_their_kind() -> None:
     np.testing.assert_array_equal(fitted.lows, TABLES.lows)
     for index in (1, 2):
         assert fitted.table(index).frequencies.sum(dtype=int) == TOTAL
-    indices, symbols = drawn(5000, 2)
+    symbols, indices = drawn(5000, 2)
     assert table_bits(symbols, indices, fitted) < 0.98 * table_bits(symbols, indices, TABLES)
 
 

@@ -28,7 +28,11 @@ from pillow_nic import codec, container, distortion, weights
 from pillow_nic.errors import WeightsError
 from pillow_nic.network import NetworkConfig
 
-pytestmark = pytest.mark.training
+pytestmark = [
+    pytest.mark.training,
+    # PyTorch's compiler imports parts that use torch.jit, which new versions of it deprecate.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
 
 SMALL = replace(CONFIG, lmbda_min=0.002, lmbda_max=0.1)
 CPU = torch.device("cpu")
