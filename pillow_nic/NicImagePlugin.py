@@ -141,7 +141,7 @@ class NicImageFile(ImageFile.ImageFile):
             return super().load()
         # ImageFile.load() has no lock: threads that share a lazy image would decode it in turns.
         with self._locks.setdefault(os.getpid(), threading.Lock()):
-            if self.tile:
+            if self._is_lazy:
                 self._decode()
             return super().load()
 
@@ -155,12 +155,14 @@ class NicImageFile(ImageFile.ImageFile):
         pixels = codec.decode_bytes(self._read(decoding.layers_needed(self._header, options)), options)
         if pixels.shape[:2] != self.size[::-1]:
             raise BitstreamError("the file has changed since it was opened")
-        if self._exclusive_fp:
-            self.fp.close()
-        self.fp = io.BytesIO(pixels.tobytes())
-        self._exclusive_fp = True
+        before = self.fp if self._exclusive_fp else None
         # One argument: with three, Pillow would map the file of that name into memory, not these pixels.
-        self.tile = [("raw", (0, 0, *self.size), 0, (self.mode,))]  # type: ignore[list-item]
+        tile = [("raw", (0, 0, *self.size), 0, (self.mode,))]
+        # At once: after an interrupt between two assignments, the pixels would be read as a file, or the
+        # file as pixels.
+        vars(self).update(fp=io.BytesIO(pixels.tobytes()), _exclusive_fp=True, tile=tile)
+        if before is not None:
+            before.close()
 
     def _read(self, layers: int) -> bytes:
         """The file as far as so many layers reach, or to its end."""

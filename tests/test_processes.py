@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import pillow_nic
-from pillow_nic import codec, container
+from pillow_nic import NicImagePlugin, codec, container
 
 
 def decoded(data: bytes) -> bytes:
@@ -210,3 +212,39 @@ def test_an_interrupt_inside_a_decode_and_then_another_decode() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupted
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_an_interrupt_at_every_step_of_a_load(tmp_path: Path) -> None:
+    path = tmp_path / "x.nic"
+    path.write_bytes(saved(photo(size=(64, 48))))
+    expected = decoded(path.read_bytes())
+    ours = {NicImagePlugin.NicImageFile.load.__code__, NicImagePlugin.NicImageFile._decode.__code__}
+
+    def interrupted_at(number: int) -> bool:
+        left = number
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if frame.f_code not in ours:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return trace
+
+        with Image.open(path) as im:
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                im.load()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            assert im.tobytes() == expected
+        return not left
+
+    assert sum(1 for _ in itertools.takewhile(interrupted_at, itertools.count(1))) > 50
