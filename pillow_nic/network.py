@@ -28,12 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import winograd
 from .blocks import (
     ALL,
     Conditioning,
     Conv2d,
     ConvTranspose2d,
     GainUnit,
+    Padding,
     PaintingConv2d,
     Place,
     Reduction,
@@ -42,7 +44,9 @@ from .blocks import (
     bias_of,
     cropped,
     from_patches,
+    in_rows,
     in_strips,
+    linear,
     patch_order,
     pooled,
     same,
@@ -106,8 +110,8 @@ class AnalysisTransform(nn.Module):
         def end(rows: slice) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
                 patches = to_patches(x[:, :, times(rows, PATCH)] - 0.5, PATCH)
-                linear = F.linear(patches, basis).permute(0, 3, 1, 2)
-            return linear + self.head(h[:, :, rows]).float()
+                straight = linear(patches, basis).permute(0, 3, 1, 2)
+            return straight + self.head(h[:, :, rows]).float()
 
         return in_strips(end, height, width)
 
@@ -166,20 +170,29 @@ class SynthesisTransform(nn.Module):
         for block in self.blocks_8:
             h = block(h, point, width)
         h, inner = cropped(h, (times(inner[0], 2), times(inner[1], 2)), 1)
-        h = self.reduce(h, round(self.config.widths[width].share * self.reduce.out_channels))
+        rank = round(self.config.widths[width].share * self.reduce.out_channels)
         within = min(factor, 8)  # one of the patches, of 8×8, that the head paints
-        painted = self.head.reduced(h, within)[:, :, *inner].permute(0, 2, 3, 1)
         y_hat = y_hat[:, :, *part]
         with torch.autocast(y_hat.device.type, enabled=False):
             basis = self._basis(y_hat.shape[1], within)
         grey = basis.new_full((len(basis),), 0.5)
 
+        def patches(seen: Tensor, padding: Padding = (1, 1)) -> Tensor:
+            return self.head.reduced(self.reduce(seen, rank), within, padding)
+
+        ready = patches(h) if winograd.suits(h) else None  # which has strips of its own
+
         def paint(rows: slice) -> Tensor:
             with torch.autocast(y_hat.device.type, enabled=False):
-                linear = F.linear(y_hat[:, :, rows].permute(0, 2, 3, 1), basis, grey)
-            batch, down, across, _ = linear.shape
-            near = painted[:, times(rows, 2)].float().view(batch, down, 2, across, 2, -1)
-            pixels = near + linear.view(batch, down, across, 2, 2, -1).transpose(2, 3)
+                pixels = linear(y_hat[:, :, rows].permute(0, 2, 3, 1), basis, grey)
+            batch, down, across, _ = pixels.shape
+            pixels = pixels.view(batch, down, across, 2, 2, -1).transpose(2, 3)
+            start, stop, _ = times(rows, 2).indices(inner[0].stop - inner[0].start)
+            own = slice(inner[0].start + start, inner[0].start + stop)
+            near = in_rows(patches, h, own) if ready is None else ready[:, :, own]
+            near = near[:, :, :, inner[1]].permute(0, 2, 3, 1)
+            near = near.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+            pixels = pixels + near if torch.is_grad_enabled() else pixels.add_(near)
             pixels = pixels.flatten(3, 4).flatten(1, 2) if factor <= 8 else pixels.mean((2, 4))
             return from_patches(finish(pixels), 8 // within)
 
