@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,7 @@ class SlimConv2d(Conv2d):
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
         self._filters: tuple[Tensor, int, Tensor] | None = None
+        self._last: tuple[Any, Tensor, Tensor | None, tuple[Tensor, Tensor]] | None = None
 
     def start(self) -> None:
         if self.std is None:
@@ -96,11 +98,15 @@ class SlimConv2d(Conv2d):
 
     def filters(self, channels: int, out: int | None) -> Tensor:
         """A part of the weights as `winograd.convolve` wants them; kept until they change."""
-        held, weight = self._filters, self.weight
-        version = -1 if weight.is_inference() else weight._version  # which made in inference mode have not
-        if held is None or held[0] is not weight or held[1] != version:
-            held = self._filters = (weight, version, winograd.filters(self.used()[0]))
+        held = self._filters
+        if held is None or held[0] is not self.weight or held[1] != self._revision:
+            held = self._filters = (self.weight, self._revision, winograd.filters(self.used()[0]))
         return held[2][:, :channels, :out]
+
+    @property
+    def _revision(self) -> int:
+        """Of the weights, of which those that were made in inference mode have none."""
+        return -1 if self.weight.is_inference() else self.weight._version
 
     def scaled(
         self,
@@ -112,28 +118,47 @@ class SlimConv2d(Conv2d):
     ) -> Tensor:
         """conv(x)·scale + shift, with another padding if one is given. A scale for the whole batch (1, C) is
         folded into the weights, where these are fewer than what comes out."""
-        weight, bias = self.used()
-        weight, bias = weight[:out, : x.shape[1]], bias[:out]
         if scale is None or shift is None:
             if self.kernel_size == (3, 3) and (padding or self.padding) == (1, 1) and winograd.suits(x):
-                filters = self.filters(x.shape[1], out)
+                filters, bias = self.filters(x.shape[1], out), self.used()[1][:out]
                 return winograd.convolve(x, filters, lambda sums, _: sums.add_(bias), len(bias))
-            return self._product(x, weight, bias, padding)
+            return self._product(x, *self._parts(x, out, None, None), padding)
+        least = x.shape[1] * self.kernel_size[0] * self.kernel_size[1]
+        if scale.shape[0] == 1 and least <= x.shape[0] * x.shape[2] * x.shape[3]:
+            return self._product(x, *self._parts(x, out, scale, shift), padding)
+        y = self._product(x, self._parts(x, out, None, None)[0], None, padding)
         scale, shift = scale[:, :out], shift[:, :out]
-        if scale.shape[0] == 1 and weight[0].numel() <= x.shape[0] * x.shape[2] * x.shape[3]:
-            weight, bias = weight * scale[0, :, None, None, None], bias * scale[0] + shift[0]
-            return self._product(x, weight, bias, padding)
-        y = self._product(x, weight, None, padding)
-        return torch.addcmul(
-            (shift + scale * bias)[:, :, None, None].to(y.dtype), y, scale[:, :, None, None].to(y.dtype)
-        )
+        shift = shift + scale * self.used()[1][:out]
+        return torch.addcmul(shift[:, :, None, None].to(y.dtype), y, scale[:, :, None, None].to(y.dtype))
+
+    def _parts(
+        self, x: Tensor, out: int | None, scale: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias for x in its type, scale and shift folded in; in inference mode the last ones are
+        kept for the next strip."""
+        key, held = (self._revision, x.shape[1], out, x.dtype), self._last
+        if (
+            held is not None
+            and torch.is_inference_mode_enabled()
+            and held[0] == key
+            and held[1] is self.weight
+            and held[2] is scale
+        ):
+            return held[3]
+        weight, bias = self.used()
+        weight, bias = weight[:out, : x.shape[1]], bias[:out]
+        if scale is not None and shift is not None:
+            factor = scale[0, :out]
+            weight, bias = weight * factor[:, None, None, None], bias * factor + shift[0, :out]
+        found = weight.to(x.dtype), bias.to(x.dtype)
+        if torch.is_inference_mode_enabled():
+            self._last = key, self.weight, scale, found
+        return found
 
     def _product(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding | None = None
     ) -> Tensor:
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        # A 1×1 convolution of channels-last features is one matrix product, without copies; torch's own
-        # takes a slow way on one thread.
+        # A 1×1 convolution of channels-last features is one matrix product, without copies.
         if self.kernel_size == (1, 1):
             return linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, self.stride, padding or self.padding)
@@ -149,7 +174,7 @@ class PaintingConv2d(SlimConv2d):
         """The means of factor × factor pixels of the patches."""
         if factor == 1:
             return self.scaled(x, None, None, None, padding)
-        weight, bias = (pooled(part, factor) for part in self.used())
+        weight, bias = (pooled(part, factor).to(x.dtype) for part in self.used())
         return self._product(x, weight[:, : x.shape[1]], bias, padding)
 
 
@@ -390,4 +415,4 @@ class ResidualBlock(nn.Module):
 
         if reduce is None:
             return in_strips(lambda rows: x[:, :, rows] + block(rows), *x.shape[2:])
-        return in_strips(block, *x.shape[2:], x)
+        return in_strips(block, x.shape[2], x.shape[3], x)

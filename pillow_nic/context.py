@@ -45,24 +45,37 @@ class ChannelContext(nn.Module):
         super().__init__()
         self.ends = [config.features + end for end in config.slice_ends]
         self.starts = [config.features, *self.ends[:-1]]
+        self.steps = config.steps
         self.step_nets = nn.ModuleList(
             ContextStep(config, (self.ends if phase else self.starts)[part], config.slices[part])
             for part, phase in config.steps
         )
 
     def start(self, features: Tensor, rows: slice = ALL) -> Tensor:
-        """The state before the first step, of some rows of the features (B, F, h, w)."""
-        return widened(features, rows)
+        """The state before the first step, of some rows of the features (B, F, h, w). In inference mode it
+        has room for all slices."""
+        seen = widened(features, rows)
+        if not torch.is_inference_mode_enabled():
+            return seen
+        batch, channels, height, width = seen.shape
+        state = seen.new_zeros(batch, height, width, self.starts[-1]).permute(0, 3, 1, 2)
+        state[:, :channels] = seen
+        return state
 
     def see(self, state: Tensor, part: int, value: Tensor, rows: slice = ALL) -> Tensor:
         """The state with the value (B, channels, h, w) of a step of slice ``part``, 0 where the step has
-        none."""
+        none. In inference mode it is the same one, written over."""
         start, seen = self.starts[part], widened(value, rows)
+        if torch.is_inference_mode_enabled():
+            state[:, start : start + seen.shape[1]].add_(seen)
+            return state
         if state.shape[1] > start:  # the second phase
             seen = state[:, start:] + seen
         return torch.cat([state[:, :start], seen.to(state.dtype)], 1)
 
     def predict(self, step: int, state: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log₂ q, each (B, channels, h, w)."""
-        mu, log2_step = self.step_nets[step](state, point).chunk(2, 1)
+        part, phase = self.steps[step]
+        seen = (self.ends if phase else self.starts)[part]
+        mu, log2_step = self.step_nets[step](state[:, :seen], point).chunk(2, 1)
         return mu, log2_step.clamp(-LOG2_STEP_MAX, LOG2_STEP_MAX)

@@ -237,8 +237,7 @@ def _decode_latent(
 
     def decode(numbered: tuple[int, tuple[slice, slice]]) -> None:
         number, (rows, columns) = numbered
-        part = latent.strips[rows.start // tall][..., columns]
-        part.copy_(decode_tile(model, files, number, (part.shape[2], part.shape[3]), groups))
+        decode_tile(model, files, number, latent.strips[rows.start // tall][..., columns], groups)
 
     def is_new(place: tuple[slice, slice]) -> bool:
         rows, columns = (slice(max(part.start - halo, 0), part.stop + halo) for part in place)

@@ -82,9 +82,11 @@ def code_strips(
     kept: int,
     total: int | None = None,
     each: Callable[[Callable[[int], Any], Iterable[int]], list[Any]] = in_turn,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `code_groups`, in strips of some rows of the latent, each with a coder of its own. All strips of a
-    step can be computed at once, by ``each``; the next step then sees its neighbours' rows, too."""
+    step can be computed at once, by ``each``; the next step then sees its neighbours' rows, too. ``out``: the
+    memory for ŷ, if there is no gradient."""
     config, context = network.config, network.context
     total = kept if total is None else max(total, kept)
     even = checkerboard(features.shape[2], features.shape[3], features.device)
@@ -110,16 +112,23 @@ def code_strips(
             value = coder.code(slice(start, start + own), mu[:, :own], log2_step[:, :own], mask)
         if 0 < own < mu.shape[1]:
             value = torch.cat([value, mu[:, own:]], 1)
-        return value if mask is None else value * mask
+        value = value if mask is None else value * mask
+        if out is not None:
+            place = out[:, start : start + value.shape[1], rows]
+            write = place.add_ if steps[step][1] else place.copy_
+            write(value[:, : place.shape[1]])
+        return value
 
     value: Tensor | None = None
     for step, (_, phase) in enumerate(steps):
         value = torch.cat(each(partial(code, step=step, before=value), range(len(strips))), 2)
+        if out is not None:
+            continue
         if phase:
             done[-1] = done[-1] + value
         else:
             done.append(value)
-    return torch.cat(done, 1)[:, :wanted]
+    return torch.cat(done, 1)[:, :wanted] if out is None else out
 
 
 def two_piece_gaussian_bits(v: Tensor, log2_scale: Tensor, log2_skew: Tensor) -> Tensor:

@@ -75,12 +75,19 @@ class IntegerHyperPrior:
     def predict(self, symbols: Array, known: Array, rate_point: int) -> tuple[Array, Array]:
         """Table indices, uint16, and whole parts of the means, int32, (Cz, h, w) each, from the symbols where
         they are ``known``, bool (h, w)."""
+        if not known.any():  # borders and the rate point are seen: all positions within are alike
+            rows, columns = (_alike(side) for side in known.shape)
+            least = slice(rows[-1] + 1), slice(columns[-1] + 1)
+            found = self._predict(symbols[:, *least], known[least], rate_point)
+            indices, whole = (part[:, rows[:, None], columns] for part in found)
+            return indices, whole
+        return self._predict(symbols, known, rate_point)
+
+    def _predict(self, symbols: Array, known: Array, rate_point: int) -> tuple[Array, Array]:
         channels, height, width = symbols.shape
         x = np.empty((channels + 2, height, width), np.float32)
-        np.clip(
-            symbols.astype(np.int64) * INPUT_STEP, -INPUT_MAX, INPUT_MAX, out=x[:channels], casting="unsafe"
-        )
-        x[:channels] *= known
+        seen = np.clip(symbols, -INPUT_MAX, INPUT_MAX) * known
+        np.clip(seen * INPUT_STEP, -INPUT_MAX, INPUT_MAX, out=x[:channels], casting="unsafe")
         x[channels] = known * INPUT_STEP
         x[channels + 1] = rate_point >> RATE_SHIFT
         with calling_thread():
@@ -103,3 +110,10 @@ def _in_order(shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
     for mask in passes(*shape[1:]):
         yield mask, known
         known = known | mask
+
+
+def _alike(side: int) -> Array:
+    """For each of so many positions one of three, or fewer, that has the same borders within reach."""
+    first = np.minimum(np.arange(side), 1)
+    first[-1] = min(side - 1, 2)
+    return first

@@ -43,8 +43,8 @@ LOG_MAX = 32 * OCTAVE
 OFFSET_MAX = 2 * LOG_MAX + 128 * (OCTAVE // DELTA_OCTAVE)
 RATE_POINT_BITS = 16
 EXP2_BITS = 14
-STRIP = 1024
-"""Positions of a strip, about: four strips in a tile."""
+STRIP = 512
+"""Positions of a strip, about: eight strips in a tile."""
 
 
 Each = Callable[[Callable[[slice], None], Iterable[slice]], object]

@@ -180,7 +180,9 @@ class SynthesisTransform(nn.Module):
         def patches(seen: Tensor, padding: Padding = (1, 1)) -> Tensor:
             return self.head.reduced(self.reduce(seen, rank), within, padding)
 
-        ready = patches(h) if winograd.suits(h) else None  # which has strips of its own
+        ready = None
+        if winograd.suits(h):  # which has strips of its own
+            ready = self.head.reduced(self.reduce.in_strips(h, rank), within)
 
         def paint(rows: slice) -> Tensor:
             with torch.autocast(y_hat.device.type, enabled=False):
@@ -191,7 +193,7 @@ class SynthesisTransform(nn.Module):
             own = slice(inner[0].start + start, inner[0].start + stop)
             near = in_rows(patches, h, own) if ready is None else ready[:, :, own]
             near = near[:, :, :, inner[1]].permute(0, 2, 3, 1)
-            near = near.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+            near = near.view(batch, down, 2, across, 2, -1)
             pixels = pixels + near if torch.is_grad_enabled() else pixels.add_(near)
             pixels = pixels.flatten(3, 4).flatten(1, 2) if factor <= 8 else pixels.mean((2, 4))
             return from_patches(finish(pixels), 8 // within)

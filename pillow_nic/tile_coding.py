@@ -5,9 +5,10 @@ say what a symbol is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -191,32 +192,36 @@ def _join_layers(layer_ends: tuple[int, ...], streams: list[list[bytes]]) -> tup
     return tuple(ends or layer_ends[-1:])
 
 
-def decode_tile(
-    model: Model, files: Sequence[Container], number: int, size: tuple[int, int], total: int
-) -> Tensor:
-    """Tile ``number`` of each file → ŷ (files, C, *size); groups up to ``total`` that are not there stand at
-    their predicted means. The files have one Δ; their rate points and layers may differ. BitstreamError for
-    symbols that no picture has."""
-    network, headers = model.network, [file.header for file in files]
+def decode_tile(model: Model, files: Sequence[Container], number: int, latent: Tensor, total: int) -> None:
+    """Tile ``number`` of each file → its ŷ, ``latent`` (files, C, h, w); groups up to ``total`` that are not
+    there stand at their predicted means. The files have one Δ; their rate points and layers may differ.
+    BitstreamError for symbols that no picture has."""
+    network, headers, size = model.network, [file.header for file in files], (*latent.shape[2:],)
     point = model.point(*(header.rate_point for header in headers))
-    read = [
-        read_symbols(model, [layer[number] for layer in file.streams], file.header, number, size)
-        for file in files
-    ]
-    channels = max(len(symbols) for _, symbols, _ in read)
+    sides: list[SideInformation] = []
+
+    def see(*hypers: Array) -> None:
+        z = torch.from_numpy(np.stack(hypers).astype(np.float32)).to(model.device)
+        sides.append(side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size))
+
+    def read(file: Container) -> tuple[Array, Array, Array]:
+        streams = [layer[number] for layer in file.streams]
+        return read_symbols(model, streams, file.header, number, size, see if len(files) == 1 else None)
+
+    found = workers.each_within(read, files)
+    if len(files) > 1:
+        see(*(hyper for hyper, _, _ in found))
+    channels = max(len(symbols) for _, symbols, _ in found)
     values = np.zeros((len(files), channels, *size), np.float32)  # 0: the mean
-    for value, (_, symbols, _) in zip(values, read, strict=True):
+    for value, (_, symbols, _) in zip(values, found, strict=True):
         value[: len(symbols)] = symbols
-    hyper = np.stack([hyper for hyper, _, _ in read]).astype(np.float32)
-    z, w = (torch.from_numpy(part).to(model.device) for part in (hyper, values))
-    side = side_information(network, z, point, headers[0].delta / DELTA_OCTAVE, size)
+    w, side = torch.from_numpy(values).to(model.device), sides[0]
     kept = model.config.group_ends.index(channels) + 1
     coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size)]
-    latent = code_strips(network, side.features, point, coders, kept, total, workers.each_within)
-    largest = latent.abs().amax((0, 1, 2, 3), keepdim=True).cpu()
+    code_strips(network, side.features, point, coders, kept, total, workers.each_within, latent)
+    largest = torch.maximum(latent.amax(), -latent.amin()).cpu()
     if not largest < MAX_LATENT:  # "not <": NaN is not less than anything
         raise BitstreamError(f"tile {number + 1}: its symbols give a latent out of range")
-    return latent
 
 
 def _strips(model: Model, size: tuple[int, int]) -> list[slice]:
@@ -228,10 +233,16 @@ def _strips(model: Model, size: tuple[int, int]) -> list[slice]:
 
 
 def read_symbols(
-    model: Model, streams: list[bytes], header: Header, number: int, size: tuple[int, int]
+    model: Model,
+    streams: list[bytes],
+    header: Header,
+    number: int,
+    size: tuple[int, int],
+    beside: Callable[[Array], None] | None = None,
 ) -> tuple[Array, Array, Array]:
     """One tile's symbols, int32: the hyper-latent's (Cz, ⌈h/4⌉, ⌈w/4⌉) and the latent's (C, h, w) of the
-    groups that are there, with their table indices. BitstreamError names the stream."""
+    groups that are there, with their table indices. BitstreamError names the stream. ``beside``: what to do
+    with the first while the others are read."""
     config = model.config
     channels = config.group_ends[header.layer_ends[len(streams) - 1] - 1]
     shape = (config.hyper_channels, -(-size[0] // HYPER), -(-size[1] // HYPER))
@@ -260,7 +271,11 @@ def read_symbols(
                 symbols[part] = reader.get(indices[part], model.tables)
             reader.finish()
 
-    workers.each_within(read, reversed(range(len(streams))))  # the largest groups come last
+    tasks: list[Callable[[], None]] = [partial(read, layer) for layer in range(len(streams))]
+    tasks.reverse()  # the largest groups come last
+    if beside is not None:
+        tasks.insert(1, partial(beside, z))
+    workers.each_within(lambda task: task(), tasks)
     return z, symbols, indices
 
 
