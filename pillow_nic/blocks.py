@@ -48,7 +48,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     In inference mode on a CPU, float32 is multiplied by oneDNN, as a 1×1 convolution of 16 pictures or more.
     MKL, torch's usual library, leaves half of AVX-512 unused on AMD's processors: 48 GMAC/s of one core of an
     EPYC (Zen 5), where oneDNN makes 65 to 105."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.is_inference_mode_enabled():
+    if (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and torch.is_inference_mode_enabled()
+        and _HAS_ONEDNN
+    ):
         positions = x.numel() // x.shape[-1]
         pictures = next((n for n in range(PICTURES, 4 * PICTURES) if positions % n == 0), positions)
         if LEAST_POSITIONS * pictures <= positions:
@@ -60,6 +65,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 LEAST_POSITIONS = 8
 """Positions of such a picture for which that is worth it."""
+_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class SlimConv2d(Conv2d):
@@ -233,34 +239,25 @@ STRIP = 1024
 """Positions of a strip."""
 
 
-def in_strips(
-    action: Callable[[slice], Tensor], height: int, width: int, out: Tensor | None = None
-) -> Tensor:
-    """Rows of features (B, C, h, w) from ``action`` of some of ``height`` × ``width``, joined; with ``out``
-    they are added to it. In inference mode on strips of some rows, always the same, which the threads share
-    that `workers.each` has granted."""
-    if not torch.is_inference_mode_enabled():
-        return action(ALL) if out is None else out + action(ALL)
+def in_strips(action: Callable[[slice], Tensor], height: int, width: int) -> Tensor:
+    """Rows of features (B, C, h, w) from ``action`` of some of ``height`` × ``width``, joined. In inference
+    mode on strips of some rows, always the same, which the threads share that `workers.each` has granted."""
     rows = -(-STRIP // width)
-    strips = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
-    if out is None and len(strips) == 1:
-        return action(strips[0])
-    joined, lock = ([] if out is None else [out]), threading.Lock()
+    if height <= rows or not torch.is_inference_mode_enabled():
+        return action(ALL)
+    joined: list[Tensor] = []
+    lock = threading.Lock()
 
     def fill(strip: slice) -> None:
         part = action(strip)
-        if out is not None:
-            out[:, :, strip].add_(part)
-            return
         factor = part.shape[2] // (strip.stop - strip.start)
         with lock:
             if not joined:
-                shape = (part.shape[0], part.shape[1], factor * height, part.shape[3])
-                like = part.new_empty(shape[0], *shape[2:], shape[1])
-                joined.append(like.permute(0, 3, 1, 2))
+                batch, channels, _, across = part.shape
+                joined.append(part.new_empty(batch, factor * height, across, channels).permute(0, 3, 1, 2))
         joined[0][:, :, times(strip, factor)] = part
 
-    workers.each_within(fill, strips)
+    workers.each_within(fill, [slice(top, min(top + rows, height)) for top in range(0, height, rows)])
     return joined[0]
 
 
@@ -407,12 +404,14 @@ class ResidualBlock(nn.Module):
 
             filters = self.conv1.filters(seen.shape[1], hidden)
             return winograd.convolve(seen, filters, rest, len(bias), x, over=reduce is not None)
-        seen = x if reduce is None else in_strips(lambda rows: reduce(x[:, :, rows], rank), *x.shape[2:])
+
+        def conv(part: Tensor, padding: Padding) -> Tensor:
+            seen = part if reduce is None else reduce(part, rank)
+            return self.conv1.scaled(seen, scale, shift, hidden, padding)
 
         def block(rows: slice) -> Tensor:
-            h = in_rows(lambda part, pad: self.conv1.scaled(part, scale, shift, hidden, pad), seen, rows)
-            return self.conv2(F.leaky_relu(h, 0.1, inplace=True))
+            y = self.conv2(F.leaky_relu(in_rows(conv, x, rows), 0.1, inplace=True))
+            # In place where there is no gradient: that of a changed view is copied four times.
+            return x[:, :, rows] + y if torch.is_grad_enabled() else y.add_(x[:, :, rows])
 
-        if reduce is None:
-            return in_strips(lambda rows: x[:, :, rows] + block(rows), *x.shape[2:])
-        return in_strips(block, x.shape[2], x.shape[3], x)
+        return in_strips(block, *x.shape[2:])
