@@ -31,6 +31,10 @@ MEAN_MAX = 511
 """Bound of a mean's magnitude, in steps of 1/8."""
 
 
+Segments = list[tuple[Array, Array]]
+"""Of each pass what is coded, symbols minus whole parts of the means, and its table indices."""
+
+
 def passes(height: int, width: int) -> list[Array]:
     """The positions of each pass, bool (height, width); passes that have none are left out."""
     rows, columns = np.arange(height)[:, None] % 2, np.arange(width)[None] % 2
@@ -53,16 +57,18 @@ class IntegerHyperPrior:
         if len(self.tables) % FRACTIONS or (self.tables.sizes == 0).any():
             raise WeightsError(f"hyper-latent's prior: {len(self.tables)} tables are not rows of {FRACTIONS}")
 
-    def put(self, writer: SymbolWriter, symbols: Array, rate_point: int) -> None:
-        """Append the hyper-latent's symbols (Cz, h, w), a segment for each pass."""
-        for values, indices in self.segments(symbols, rate_point):
+    def put(self, writer: SymbolWriter, segments: Segments) -> None:
+        """Append what `segments` gives."""
+        for values, indices in segments:
             writer.put(values, indices, self.tables)
 
-    def segments(self, symbols: Array, rate_point: int) -> Iterator[tuple[Array, Array]]:
-        """Of each pass what is coded, symbols minus whole parts of the means, and its table indices."""
+    def segments(self, symbols: Array, rate_point: int) -> Segments:
+        """What is coded of the hyper-latent's symbols (Cz, h, w)."""
+        found = []
         for mask, known in _in_order(symbols.shape):
             indices, whole = self.predict(symbols, known, rate_point)
-            yield (symbols - whole)[:, mask], indices[:, mask]
+            found.append(((symbols - whole)[:, mask], indices[:, mask]))
+        return found
 
     def get(self, reader: SymbolReader, shape: tuple[int, int, int], rate_point: int) -> Array:
         """Read what `put` wrote: symbols (Cz, h, w), int32. BitstreamError if the stream cannot hold them."""

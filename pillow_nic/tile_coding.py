@@ -30,6 +30,7 @@ from .entropy_model import (
 from .entropy_tables import MAX_SYMBOL
 from .errors import BitstreamError
 from .header import Header
+from .hyper_prior import Segments
 from .integer_net import DELTA_OCTAVE
 from .network import HYPER
 from .weights import Model
@@ -134,8 +135,12 @@ def as_integers(symbols: Tensor) -> Array:
     return values.astype(np.int16 if reach <= np.iinfo(np.int16).max else np.int32)
 
 
-def write_layers(model: Model, by_tile: ByTile, header: Header, threads: int = 1) -> list[list[bytes]]:
-    """Streams of every layer and tile, for the header's layers and rate point."""
+def write_layers(
+    model: Model, by_tile: ByTile, header: Header, threads: int = 1, hyper: dict[int, Segments] | None = None
+) -> list[list[bytes]]:
+    """Streams of every layer and tile, for the header's layers and rate point. ``hyper``: of some tiles the
+    segments of the hyper-latent, to which those of the others are added."""
+    hyper = {} if hyper is None else hyper
     layer_ends = header.layer_ends
     if isinstance(by_tile, Stored) and by_tile.header.layer_ends == layer_ends:
         return list(by_tile.streams)
@@ -148,7 +153,9 @@ def write_layers(model: Model, by_tile: ByTile, header: Header, threads: int = 1
             start, end = layer
             writer = SymbolWriter()
             if start == 0:
-                model.hyper_prior.put(writer, tile.hyper, header.rate_point)
+                if number not in hyper:
+                    hyper[number] = model.hyper_prior.segments(tile.hyper, header.rate_point)
+                model.hyper_prior.put(writer, hyper[number])
             for g in range(start, end):
                 part = slice(ends[g] - groups[g], ends[g])
                 writer.put(tile.symbols[part], tile.indices[part], model.tables)
@@ -165,12 +172,13 @@ def write_file(
 ) -> tuple[Header, list[list[bytes]]]:
     """The streams of a file, and its header with the layers that it has at last. ``join``: those that are
     too small to be worth a stream of their own."""
-    streams = write_layers(model, by_tile, header, threads)
+    hyper: dict[int, Segments] = {}
+    streams = write_layers(model, by_tile, header, threads, hyper)
     if join:
         ends = _join_layers(header.layer_ends, streams)
         if ends != header.layer_ends:
             header = replace(header, layer_ends=ends)
-            streams = write_layers(model, by_tile, header, threads)
+            streams = write_layers(model, by_tile, header, threads, hyper)
     # Layers that came out empty say nothing that the predicted means do not: without them a file decodes to
     # the same picture.
     while len(streams) > 1 and not any(streams[-1]):

@@ -34,7 +34,7 @@ def noise(height: int, width: int, reach: float = 3.0, seed: int = 1) -> Array:
 
 def written(symbols: Array, rate_point: int) -> bytes:
     writer = SymbolWriter()
-    PRIOR.put(writer, symbols, rate_point)
+    PRIOR.put(writer, PRIOR.segments(symbols, rate_point))
     return writer.getvalue()
 
 
