@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import winograd, workers
+from .tiling import shares
 
 
 class Conv2d(nn.Conv2d):
@@ -236,14 +237,14 @@ def same(x: Tensor) -> Tensor:
 
 
 STRIP = 1024
-"""Positions of a strip."""
+"""Positions of a strip, at most about."""
 
 
 def in_strips(action: Callable[[slice], Tensor], height: int, width: int) -> Tensor:
     """Rows of features (B, C, h, w) from ``action`` of some of ``height`` × ``width``, joined. In inference
     mode on strips of some rows, always the same, which the threads share that `workers.each` has granted."""
-    rows = -(-STRIP // width)
-    if height <= rows or not torch.is_inference_mode_enabled():
+    strips = shares(height, -(-STRIP // width))
+    if len(strips) == 1 or not torch.is_inference_mode_enabled():
         return action(ALL)
     joined: list[Tensor] = []
     lock = threading.Lock()
@@ -257,7 +258,7 @@ def in_strips(action: Callable[[slice], Tensor], height: int, width: int) -> Ten
                 joined.append(part.new_empty(batch, factor * height, across, channels).permute(0, 3, 1, 2))
         joined[0][:, :, times(strip, factor)] = part
 
-    workers.each_within(fill, [slice(top, min(top + rows, height)) for top in range(0, height, rows)])
+    workers.each_within(fill, strips)
     return joined[0]
 
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from .blas import calling_thread
 from .errors import WeightsError
+from .tiling import shares
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +45,7 @@ OFFSET_MAX = 2 * LOG_MAX + 128 * (OCTAVE // DELTA_OCTAVE)
 RATE_POINT_BITS = 16
 EXP2_BITS = 14
 STRIP = 512
-"""Positions of a strip, about: eight strips in a tile."""
+"""Positions of a strip, at most about: eight strips in a tile."""
 
 
 Each = Callable[[Callable[[slice], None], Iterable[slice]], object]
@@ -148,8 +149,7 @@ class IntegerConv:
 
 def strips(height: int, width: int) -> list[slice]:
     """Rows that are computed at once: what nine products add up to stays near a core."""
-    rows = max(STRIP // width, 1)
-    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return shares(height, max(STRIP // width, 1))
 
 
 class IntegerHyperSynthesis:

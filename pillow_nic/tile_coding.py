@@ -33,6 +33,7 @@ from .header import Header
 from .hyper_prior import Segments
 from .integer_net import DELTA_OCTAVE
 from .network import HYPER
+from .tiling import shares
 from .weights import Model
 
 # What a squared error of the latent is worth in the encoder's choices, against the λ of training. More than
@@ -47,7 +48,7 @@ MAX_HYPER = MAX_SYMBOL // 2
 LEAST_LAYER = 160
 
 STRIP = 16
-"""Rows of a latent that are computed at once, or more if these have fewer positions than"""
+"""Rows of a latent that are computed at once, at most, or more if these have fewer positions than"""
 POSITIONS = 16 * 64
 """those of a whole tile: thin pictures would else take twice the time."""
 
@@ -236,8 +237,7 @@ def _strips(model: Model, size: tuple[int, int]) -> list[slice]:
     """Rows of a tile's latent that one thread computes: always the same, so that the number of threads
     changes nothing."""
     height, width = size
-    rows = max(STRIP, POSITIONS // width) if model.device.type == "cpu" else height
-    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return shares(height, max(STRIP, POSITIONS // width) if model.device.type == "cpu" else height)
 
 
 def read_symbols(

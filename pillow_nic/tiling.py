@@ -88,6 +88,14 @@ def tiles(height: int, width: int, side: int, halo: int = 0, window: Window | No
             yield Tile(row, column)
 
 
+def shares(length: int, most: int) -> list[slice]:
+    """A length in parts of about one size, at most ``most`` each: one, or an even number if the length allows
+    it, so that two threads end at the same time."""
+    count = -(-length // most)
+    size = -(-length // (count + (count > 1 and count % 2)))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
 PIECE = 96
 """Latent positions along a side that one thread computes at once, at most: 2.4 megapixels without the
 halo."""

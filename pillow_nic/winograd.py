@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import workers
+from .tiling import shares
 
 SIDE = 4
 """Outputs of a tile along a side."""
@@ -90,12 +91,10 @@ def strips(batch: int, height: int, width: int) -> list[Strip]:
     """Features of that size in strips of about `TILES` tiles."""
     down, across = -(-height // SIDE), -(-width // SIDE)
     together = max(1, TILES // (down * across))
-    rows = max(1, TILES // across)
-    rows = SIDE * -(-down // -(-down // rows))
     return [
-        Strip(slice(first, min(first + together, batch)), top, min(top + rows, height))
+        Strip(slice(first, min(first + together, batch)), SIDE * rows.start, min(SIDE * rows.stop, height))
         for first in range(0, batch, together)
-        for top in range(0, height, rows)
+        for rows in shares(down, max(1, TILES // across))
     ]
 
 

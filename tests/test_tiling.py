@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillow_nic.tiling import Span, Tile, spans, tiles
+from pillow_nic.tiling import Span, Tile, shares, spans, tiles
 
 
 def test_spans_by_example() -> None:
@@ -64,3 +64,20 @@ def test_tiles_cover_every_position_once(height: int, width: int, side: int, hal
 @pytest.mark.parametrize("side", [1, 7, 64])
 def test_an_empty_side_has_no_tiles(side: int) -> None:
     assert list(tiles(0, 5, side)) == []
+
+
+@given(st.integers(1, 500), st.integers(1, 100))
+def test_shares_cover_the_length_in_parts_of_one_size(length: int, most: int) -> None:
+    parts = shares(length, most)
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= most
+    assert len(set(sizes[:-1])) <= 1
+    assert sizes[-1] <= sizes[0]
+
+
+def test_shares_by_example() -> None:
+    assert shares(16, 16) == [slice(0, 16)]
+    assert shares(32, 21) == [slice(0, 16), slice(16, 32)]
+    assert [part.stop - part.start for part in shares(48, 21)] == [12, 12, 12, 12]
+    assert shares(3, 1) == [slice(0, 1), slice(1, 2), slice(2, 3)]
