@@ -86,7 +86,7 @@ class SlimConv2d(Conv2d):
     ) -> None:
         self.std = std
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
-        self._filters: tuple[Tensor, int, Tensor] | None = None
+        self._filters: tuple[Tensor, tuple[int, int], Tensor] | None = None
         self._last: tuple[Any, Tensor, Tensor | None, tuple[Tensor, Tensor]] | None = None
 
     def start(self) -> None:
@@ -111,9 +111,10 @@ class SlimConv2d(Conv2d):
         return held[2][:, :channels, :out]
 
     @property
-    def _revision(self) -> int:
-        """Of the weights, of which those that were made in inference mode have none."""
-        return -1 if self.weight.is_inference() else self.weight._version
+    def _revision(self) -> tuple[int, int]:
+        """Of weight and bias, of which those that were made in inference mode have none."""
+        weight, bias = self.weight, bias_of(self)
+        return (-1, -1) if weight.is_inference() else (weight._version, bias._version)
 
     def scaled(
         self,
