@@ -73,8 +73,10 @@ class Model:
         return self.network.config
 
     def point(self, *rate_points: int) -> torch.Tensor:
-        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on ``device``.
-        Asked for the same ones again, it gives the same tensor, by which the networks know them."""
+        """The rate points as the float networks see them: in 0 … rate_points − 1, shape (n,) on ``device``,
+        or (1,) if all are the same, which is faster. Asked for the same ones again, it gives the same tensor,
+        by which the networks know them."""
+        rate_points = rate_points[:1] if len({*rate_points}) == 1 else rate_points
         last = self._points.get("last")
         if last is None or last[0] != rate_points:
             most = self.config.rate_points - 1
