@@ -46,14 +46,14 @@ PICTURES = 16
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Features (B, h, w, C) times the weight (outputs, C), with the bias: (B, h, w, outputs).
 
-    In inference mode on a CPU, float32 is multiplied by oneDNN, as a 1×1 convolution of 16 pictures or more.
-    MKL, torch's usual library, leaves half of AVX-512 unused on AMD's processors: 48 GMAC/s of one core of an
-    EPYC (Zen 5), where oneDNN makes 65 to 105."""
+    On a CPU float32 is multiplied by oneDNN, as a 1×1 convolution of 16 pictures or more. MKL, torch's usual
+    library, leaves half of AVX-512 unused on AMD's processors: 48 GMAC/s of one core of an EPYC (Zen 5),
+    where oneDNN makes 65 to 105."""
     if (
         x.dtype == torch.float32
         and x.device.type == "cpu"
-        and torch.is_inference_mode_enabled()
         and _HAS_ONEDNN
+        and not torch.is_autocast_enabled("cpu")
     ):
         positions = x.numel() // x.shape[-1]
         pictures = next((n for n in range(PICTURES, 4 * PICTURES) if positions % n == 0), positions)

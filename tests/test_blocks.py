@@ -28,15 +28,18 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 16, 64), (2, 9, 15), (1, 17, 19), (1, 3, 5), (1, 13, 1), (3, 32, 32)])
 def test_linear_is_a_product_of_matrices(shape: tuple[int, ...]) -> None:
-    x, weight, bias = noise(*shape, 12), noise(7, 12, seed=2), noise(7, seed=3)
+    x, weight, bias = noise(*shape, 12), noise(7, 12, seed=2).requires_grad_(), noise(7, seed=3)
     expected = F.linear(x, weight, bias)
+    found = linear(x, weight, bias)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    gradients = (torch.autograd.grad(y.square().mean(), weight)[0] for y in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    torch.testing.assert_close(linear(x, weight), expected - bias, rtol=0, atol=1e-5)
+    part = slice(1, shape[2] - 1)  # a view with gaps
+    cut = linear(x[:, :, part], weight, bias)
+    torch.testing.assert_close(cut, expected[:, :, part], rtol=0, atol=1e-5)
     with torch.inference_mode():
         torch.testing.assert_close(linear(x, weight, bias), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(linear(x, weight), expected - bias, rtol=0, atol=1e-5)
-        part = slice(1, shape[2] - 1)  # a view with gaps
-        torch.testing.assert_close(
-            linear(x[:, :, part], weight, bias), expected[:, :, part], rtol=0, atol=1e-5
-        )
         assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
 
 
