@@ -18,7 +18,9 @@ from pillow_nic.entropy_tables import MAX_SYMBOL
 from pillow_nic.errors import BitstreamError, WeightsError
 from pillow_nic.hyper_prior import FRACTIONS, MEAN_MAX, IntegerHyperPrior, passes
 from pillow_nic.integer_net import Array
+from pillow_nic.network import LOG2_LEAST
 from pillow_nic.options import TUNES, EncodeOptions
+from pillow_nic.training import export
 
 NETWORK = random_network(spread=1.0)
 CHANNELS = CONFIG.hyper_channels
@@ -187,3 +189,15 @@ def test_a_silent_table_is_refused() -> None:
     arrays["tables.lows"][0] = 0
     with pytest.raises(WeightsError, match="are not rows of 8"):
         IntegerHyperPrior(arrays, CHANNELS)
+
+
+def test_training_counts_on_no_narrower_scale_than_the_tables_have() -> None:
+    prior = random_network().hyper_prior.requires_grad_()
+    symbols, known = torch.zeros(1, CHANNELS, 3, 4), torch.zeros(1, 1, 3, 4)
+    with torch.no_grad():
+        prior.head.bias[:CHANNELS] = -50
+    _, log2_scale = prior(symbols, known, torch.tensor([1.0]))
+    assert (log2_scale == LOG2_LEAST).all()
+    assert abs(LOG2_LEAST - np.log2(export.SIGMA_MIN)) < 0.1
+    (gradient,) = torch.autograd.grad(log2_scale.sum(), prior.head.bias)
+    assert (gradient[:CHANNELS] == 12).all()  # it can rise again

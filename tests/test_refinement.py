@@ -81,7 +81,7 @@ def test_without_a_gain_the_file_is_that_of_effort_1(monkeypatch: pytest.MonkeyP
 
 
 def test_effort_3_keeps_what_effort_2_finds_if_that_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    astray = refinement.Stage(40, (1.0, 1.0), 1000.0)  # nothing but noise
+    astray = refinement.Stage(200, (1.0, 1.0), 1000.0)  # nothing but noise
     monkeypatch.setitem(refinement.STAGES, ("visual", 3), (*refinement.STAGES["visual", 2], astray))
     picture = pixels(size=(64, 48))
     files = [pillow_nic.encode(picture, effort=effort) for effort in (1, 2, 3)]
