@@ -41,6 +41,9 @@ Padding = tuple[int, int]
 """Rows and columns of zeros on either side."""
 PICTURES = 16
 """As many as torch gives to oneDNN's convolutions, and not to a product of matrices, on one thread."""
+LEAST_POSITIONS = 8
+"""Positions of such a picture for which that is worth it."""
+_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,11 +65,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             y = F.conv2d(seen, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
             return y.reshape(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)
-
-
-LEAST_POSITIONS = 8
-"""Positions of such a picture for which that is worth it."""
-_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class SlimConv2d(Conv2d):

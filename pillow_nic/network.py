@@ -318,15 +318,13 @@ class HyperPrior(nn.Module):
         seen = symbols.clamp(-HYPER_INPUT_MAX, HYPER_INPUT_MAX) * known
         h = self.conv1(torch.cat([seen, plane, rate], 1)).clamp(0, ACTIVATION_MAX)
         log2_scale, mu = self.head(h).float().chunk(2, 1)
-        log2_scale = log2_scale + LOG2_START
-        # The gradient passes: a scale that has sunk below the least must be able to rise.
-        return mu, log2_scale + (log2_scale.clamp_min(LOG2_LEAST) - log2_scale).detach()
+        return mu, log2_scale + LOG2_START
 
 
 LOG2_START = 3
 """log₂ σ of all symbols at the start of training: wide enough that none is out of reach."""
 LOG2_LEAST = -3
-"""The least log₂ σ, which is that of the tables: training must not count on a narrower one."""
+"""The least log₂ σ of the tables."""
 
 
 class HyperFeatures(nn.Module):

@@ -228,8 +228,9 @@ def decode_tile(model: Model, files: Sequence[Container], number: int, latent: T
     kept = model.config.group_ends.index(channels) + 1
     coders = [(rows, SymbolDecoder(w[:, :, rows], side)) for rows in _strips(model, size)]
     code_strips(network, side.features, point, coders, kept, total, workers.each_within, latent)
-    ends = (latent.amax((0, 1, 2, 3), keepdim=True), -latent.amin((0, 1, 2, 3), keepdim=True))
-    largest = torch.maximum(*ends).cpu()
+    everywhere = (0, 1, 2, 3)
+    most, least = latent.amax(everywhere, keepdim=True), latent.amin(everywhere, keepdim=True)
+    largest = torch.maximum(most, -least).cpu()
     if not largest < MAX_LATENT:  # "not <": NaN is not less than anything
         raise BitstreamError(f"tile {number + 1}: its symbols give a latent out of range")
 

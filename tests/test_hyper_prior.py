@@ -14,6 +14,7 @@ from tiny_model import CONFIG, prior_arrays, random_network
 
 from pillow_nic import codec, weights
 from pillow_nic.entropy import SymbolReader, SymbolWriter, table_bits
+from pillow_nic.entropy_model import two_piece_gaussian_bits
 from pillow_nic.entropy_tables import MAX_SYMBOL
 from pillow_nic.errors import BitstreamError, WeightsError
 from pillow_nic.hyper_prior import FRACTIONS, MEAN_MAX, IntegerHyperPrior, passes
@@ -21,6 +22,7 @@ from pillow_nic.integer_net import Array
 from pillow_nic.network import LOG2_LEAST
 from pillow_nic.options import TUNES, EncodeOptions
 from pillow_nic.training import export
+from pillow_nic.training.loss import TrainingModel, _hyper_bits
 
 NETWORK = random_network(spread=1.0)
 CHANNELS = CONFIG.hyper_channels
@@ -191,13 +193,19 @@ def test_a_silent_table_is_refused() -> None:
         IntegerHyperPrior(arrays, CHANNELS)
 
 
-def test_training_counts_on_no_narrower_scale_than_the_tables_have() -> None:
-    prior = random_network().hyper_prior.requires_grad_()
-    symbols, known = torch.zeros(1, CHANNELS, 3, 4), torch.zeros(1, 1, 3, 4)
+def test_rounded_symbols_count_on_no_narrower_scale_than_the_tables_have() -> None:
+    model = TrainingModel(CONFIG)
+    model.network = random_network().requires_grad_()
+    prior, symbols, point = model.network.hyper_prior, torch.ones(1, CHANNELS, 3, 4), torch.tensor([1.0])
     with torch.no_grad():
-        prior.head.bias[:CHANNELS] = -50
-    _, log2_scale = prior(symbols, known, torch.tensor([1.0]))
-    assert (log2_scale == LOG2_LEAST).all()
+        prior.head.weight.zero_()
+        prior.head.bias[:CHANNELS] = -50  # log₂ σ
+        prior.head.bias[CHANNELS:] = 0.75  # μ
+    bits = _hyper_bits(model, symbols, symbols, point)
+    z = torch.full_like(symbols, 0.25)
+    expected = two_piece_gaussian_bits(z, torch.full_like(z, LOG2_LEAST), torch.zeros_like(z)).sum()
+    torch.testing.assert_close(bits, expected[None])
+    (gradient,) = torch.autograd.grad(bits.sum(), prior.head.bias)
+    assert (gradient[:CHANNELS] > 0).all()
     assert abs(LOG2_LEAST - np.log2(export.SIGMA_MIN)) < 0.1
-    (gradient,) = torch.autograd.grad(log2_scale.sum(), prior.head.bias)
-    assert (gradient[:CHANNELS] == 12).all()  # it can rise again
+    assert _hyper_bits(model, symbols + 0.0, symbols, point) < bits  # as in training: a sample with noise

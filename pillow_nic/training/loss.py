@@ -16,7 +16,7 @@ from ..entropy_model import (
     two_piece_gaussian_bits,
 )
 from ..hyper_prior import passes
-from ..network import Network, NetworkConfig
+from ..network import LOG2_LEAST, Network, NetworkConfig
 from ..visual import Light, WeightedSum, score
 
 
@@ -78,13 +78,16 @@ def forward(
 
 
 def _hyper_bits(model: TrainingModel, samples: Tensor, rounded: Tensor, point: Tensor) -> Tensor:
-    """Bits of the hyper-latent of each picture, pass by pass (hyper_prior.py)."""
+    """Bits of the hyper-latent of each picture, pass by pass (hyper_prior.py). Of rounded symbols with the
+    scales that the tables have; noise, which is no narrower than a step, would make these dear."""
     height, width = samples.shape[2:]
     known, bits = samples.new_zeros(1, 1, height, width), samples.new_zeros(len(samples))
     with torch.autocast(samples.device.type, enabled=False):
         for positions in passes(height, width):
             mask = torch.from_numpy(positions).to(known)
             mu, log2_scale = model.network.hyper_prior(rounded, known, point)
+            if samples is rounded:  # the gradient passes: a scale that has sunk lower must be able to rise
+                log2_scale = log2_scale + (log2_scale.clamp_min(LOG2_LEAST) - log2_scale).detach()
             found = model.symbol_bits(samples - mu, log2_scale, torch.zeros_like(mu))
             bits = bits + (found * mask).sum((1, 2, 3))
             known = known + mask
