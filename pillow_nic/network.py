@@ -318,11 +318,15 @@ class HyperPrior(nn.Module):
         seen = symbols.clamp(-HYPER_INPUT_MAX, HYPER_INPUT_MAX) * known
         h = self.conv1(torch.cat([seen, plane, rate], 1)).clamp(0, ACTIVATION_MAX)
         log2_scale, mu = self.head(h).float().chunk(2, 1)
-        return mu, log2_scale + LOG2_START
+        log2_scale = log2_scale + LOG2_START
+        # Below, exp2 comes to 0, and 0/0 is no rate. The gradient passes, so that it can rise again.
+        return mu, log2_scale + (log2_scale.clamp_min(LOG2_FLOOR) - log2_scale).detach()
 
 
 LOG2_START = 3
 """log₂ σ of all symbols at the start of training: wide enough that none is out of reach."""
+LOG2_FLOOR = -10
+"""The least log₂ σ that is computed with."""
 LOG2_LEAST = -3
 """The least log₂ σ of the tables."""
 
